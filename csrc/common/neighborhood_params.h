@@ -21,7 +21,7 @@ struct NeighborhoodParams {
   int32_t dim_value = 0;
   Axis axes[kMaxRank];
   int32_t additional = 0;  // number of additional key/value tokens
-  float scale = 1.f;
+  double scale = 1.0;
 
   View query, key, value, output;
   View additional_key, additional_value;
