@@ -1,8 +1,10 @@
-// The CUDA kernels of neighborhood attention, as the operator (op.cpp) calls them. All run on `stream` of the current
-// device and read and write only what the parameters point to.
+// The CUDA kernels of neighborhood attention, as the operator (op.cpp) calls them. All run on `stream`, the current
+// stream of the current device, and read and write only what the parameters point to.
 #pragma once
 
 #include <cuda_runtime_api.h>
+
+#include <memory>
 
 #include "common/neighborhood_params.h"
 
@@ -10,16 +12,18 @@ namespace visionattn {
 
 enum class DataType { float32, float16, bfloat16 };
 
+// Device memory for `count` floats, uninitialised. Kernels launched on the current stream while it lives may use it: it
+// comes from torch's allocator, which hands freed memory out again in the order of the stream. Implemented in op.cpp.
+std::shared_ptr<float> allocate_scratch(int64_t count);
+
 // Tensor-core kernels for the common cases. They return false, having launched nothing, for a case they don't cover.
 bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
 bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
                    cudaStream_t stream);
 
-// Kernels for every case, one query (or key) per group of lanes.
+// Kernels for every case.
 void generic_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
-// `scratch` has generic_backward_scratch(params) floats.
-int64_t generic_backward_scratch(const NeighborhoodParams& params);
-void generic_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, float* scratch,
-                      DataType dtype, cudaStream_t stream);
+void generic_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
+                      cudaStream_t stream);
 
 }  // namespace visionattn
