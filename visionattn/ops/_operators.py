@@ -1,0 +1,185 @@
+"""Makes the compiled operators full citizens of torch: fake kernels, gradients, autocast.
+
+The operators themselves, `torch.ops.visionattn.*`, are declared in `csrc/library.cpp`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from visionattn import _library
+
+
+def is_autocast_enabled(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def autocast(device_type: str, values: Sequence[Any]) -> list[Any]:
+    """`values` with floating-point tensors in autocast's dtype; float64 stays, as everywhere in torch.amp."""
+    dtype = torch.get_autocast_dtype(device_type)
+    return [
+        x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64 else x
+        for x in values
+    ]
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that kernels accumulate in, and that lse and the bias gradient have."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+# Kept alive: the registrations last as long as this object.
+_IMPL = torch.library.Library("visionattn", "IMPL") if _library.HAS_OPERATORS else None
+
+
+def _register_autocast(name: str, kept: Sequence[int] = ()) -> None:
+    """Casts tensor arguments to autocast's dtype, whatever it is (torch.library.register_autocast fixes one).
+
+    Args:
+        name: Operator.
+        kept: Positions of arguments that keep their dtype.
+    """
+    operator = getattr(torch.ops.visionattn, name)
+    for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+
+        def kernel(*args: Any, device_type: str = device_type, key: str = key) -> Any:
+            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
+                cast = autocast(device_type, args)
+                return operator(*(args[i] if i in kept else x for i, x in enumerate(cast)))
+
+        _IMPL.impl(name, kernel, key)
+
+
+def _register_autograd(name: str, backward: Callable, setup_context: Optional[Callable] = None) -> None:
+    torch.library.register_autograd(f"visionattn::{name}", backward, setup_context=setup_context)
+
+
+def _refuse_second_order(name: str) -> None:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(
+            f"visionattn::{name} has no gradient of its gradient; pass backend='reference' for higher-order derivatives"
+        )
+
+    _register_autograd(name, backward)
+
+
+# Fused neighborhood attention ---------------------------------------------------------------------------------------
+
+
+def _attention_fake(
+    query, key, value, rpb, additional_keys, additional_values, kernel_size, stride, dilation, is_causal, scale
+):
+    shape = query.shape[:-1]
+    return query.new_empty((*shape, value.shape[-1])), query.new_empty(shape, dtype=accumulator(query.dtype))
+
+
+def _attention_backward_fake(
+    grad_output, grad_lse, query, key, value, rpb, additional_keys, additional_values, output, lse, *area_and_scale
+):
+    def like(x: Optional[Tensor], dtype: torch.dtype) -> Tensor:
+        return query.new_empty((0,), dtype=dtype) if x is None else x.new_empty(x.shape, dtype=dtype)
+
+    tensors = (query, key, value, rpb, additional_keys, additional_values)
+    return tuple(like(x, accumulator(query.dtype) if x is rpb else query.dtype) for x in tensors)
+
+
+def _attention_setup(ctx, inputs, output) -> None:
+    query, key, value, rpb, additional_keys, additional_values, *ctx.area_and_scale = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(query, key, value, rpb, additional_keys, additional_values, *output)
+
+
+def _attention_backward(ctx, grad_output, grad_lse):
+    *inputs, output, lse = ctx.saved_tensors
+    none = (None,) * len(ctx.area_and_scale)
+    if grad_output is None and grad_lse is None:
+        return (None,) * len(inputs) + none
+    if grad_output is None:
+        grad_output = torch.zeros_like(output)
+    grads = torch.ops.visionattn.neighborhood_attention_backward(
+        grad_output, grad_lse, *inputs, output, lse, *ctx.area_and_scale
+    )
+    return (*(None if x is None else grad for x, grad in zip(inputs, grads)), *none)
+
+
+# Unfused neighborhood attention: the gradient of each operator is made of the others --------------------------------
+
+
+def _attended(attention: Tensor, is_causal: Sequence[int], logits: Tensor) -> Tensor:
+    """`attention` with the slots that a causal axis masks (-inf in `logits`) set to zero."""
+    return attention.masked_fill(logits == float("-inf"), 0.0) if any(is_causal) else attention
+
+
+def _qk_fake(query, key, rpb, kernel_size, dilation, is_causal):
+    slots = 1
+    for k in kernel_size:
+        slots *= k
+    return query.new_empty((*query.shape[:-1], slots))
+
+
+def _av_fake(attention, value, kernel_size, dilation, is_causal):
+    return value.new_empty(value.shape)
+
+
+def _rpb_gradient_fake(attention, kernel_size, dilation, is_causal):
+    return attention.new_empty(
+        (attention.shape[1], *(2 * k - 1 for k in kernel_size)), dtype=accumulator(attention.dtype)
+    )
+
+
+def _qk_setup(ctx, inputs, output) -> None:
+    query, key, ctx.rpb, *ctx.area = inputs
+    ctx.has_rpb = ctx.rpb is not None
+    del ctx.rpb
+    ctx.save_for_backward(query, key)
+
+
+def _qk_backward(ctx, grad):
+    query, key = ctx.saved_tensors
+    ops = torch.ops.visionattn
+    need_query, need_key, need_rpb = ctx.needs_input_grad[:3]
+    return (
+        ops.neighborhood_av(grad, key, *ctx.area) if need_query else None,
+        ops.neighborhood_av_transposed(grad, query, *ctx.area) if need_key else None,
+        ops.neighborhood_rpb_gradient(grad, *ctx.area) if ctx.has_rpb and need_rpb else None,
+        *(None,) * len(ctx.area),
+    )
+
+
+def _av_setup(ctx, inputs, output) -> None:
+    attention, value, *ctx.area = inputs
+    ctx.save_for_backward(attention, value)
+
+
+def _av_backward(ctx, grad):
+    attention, value = ctx.saved_tensors
+    ops = torch.ops.visionattn
+    grad_attention = None
+    if ctx.needs_input_grad[0]:
+        logits = ops.neighborhood_qk(grad, value, None, *ctx.area)
+        grad_attention = _attended(logits, ctx.area[-1], logits)
+    grad_value = ops.neighborhood_av_transposed(attention, grad, *ctx.area) if ctx.needs_input_grad[1] else None
+    return (grad_attention, grad_value, *(None,) * len(ctx.area))
+
+
+if _library.HAS_OPERATORS:
+    for _name, _fake in (
+        ("neighborhood_attention", _attention_fake),
+        ("neighborhood_attention_backward", _attention_backward_fake),
+        ("neighborhood_qk", _qk_fake),
+        ("neighborhood_av", _av_fake),
+        ("neighborhood_av_transposed", _av_fake),
+        ("neighborhood_rpb_gradient", _rpb_gradient_fake),
+    ):
+        torch.library.register_fake(f"visionattn::{_name}", _fake)
+    _register_autograd("neighborhood_attention", _attention_backward, _attention_setup)
+    _register_autograd("neighborhood_qk", _qk_backward, _qk_setup)
+    _register_autograd("neighborhood_av", _av_backward, _av_setup)
+    for _name in ("neighborhood_attention_backward", "neighborhood_av_transposed", "neighborhood_rpb_gradient"):
+        _refuse_second_order(_name)
+    _register_autocast("neighborhood_attention", kept=(3,))  # rpb
+    _register_autocast("neighborhood_qk", kept=(2,))
+    _register_autocast("neighborhood_av")

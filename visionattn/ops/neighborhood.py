@@ -1,0 +1,190 @@
+"""Neighborhood attention: softmax attention of every query over the `kernel_size` nearest keys per axis.
+
+Windows are shifted, never cut, at borders; dilation splits each axis into interleaved groups; stride lets groups of
+queries share a window; causal axes look back only. Sources: NAT (Hassani et al., CVPR 2023), DiNAT (Hassani and Shi,
+2022), Generalized Neighborhood Attention (Hassani et al., 2025).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+from visionattn import _library
+from visionattn.ops import _arguments as check
+from visionattn.ops import _operators, reference
+from visionattn.ops._arguments import BoolOrTuple, IntOrTuple
+
+__all__ = ["na1d", "na2d", "na3d"]
+
+Result = Union[Tensor, tuple[Tensor, Tensor]]
+
+
+def na1d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: IntOrTuple,
+    stride: Optional[IntOrTuple] = 1,
+    dilation: Optional[IntOrTuple] = 1,
+    is_causal: Optional[BoolOrTuple] = False,
+    scale: Optional[float] = None,
+    rpb: Optional[Tensor] = None,
+    additional_keys: Optional[Tensor] = None,
+    additional_values: Optional[Tensor] = None,
+    return_lse: bool = False,
+    *,
+    clip_window: bool = False,
+    backend: str = "auto",
+) -> Result:
+    """1-D neighborhood attention; see `na2d`, with tensors `[batch, length, heads, head_dim]`."""
+    return _neighborhood_attention(
+        1, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, additional_keys, additional_values,
+        return_lse, clip_window, backend,
+    )  # fmt: skip
+
+
+def na2d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: IntOrTuple,
+    stride: Optional[IntOrTuple] = 1,
+    dilation: Optional[IntOrTuple] = 1,
+    is_causal: Optional[BoolOrTuple] = False,
+    scale: Optional[float] = None,
+    rpb: Optional[Tensor] = None,
+    additional_keys: Optional[Tensor] = None,
+    additional_values: Optional[Tensor] = None,
+    return_lse: bool = False,
+    *,
+    clip_window: bool = False,
+    backend: str = "auto",
+) -> Result:
+    """2-D neighborhood attention: `softmax(scale * q k^T + rpb) v` over each query's window.
+
+    Args:
+        query: `[batch, height, width, heads, head_dim]`, float16, bfloat16, float32 or float64. Any strides: a slice of
+            a packed qkv projection is read in place.
+        key: `[batch, height, width, heads_kv, head_dim]`; `heads` must be a multiple of `heads_kv` (grouped-query).
+        value: `[batch, height, width, heads_kv, head_dim_value]`.
+        kernel_size: Window size per axis, at least 2, odd or even.
+        stride: Queries per axis that share a window, from 1 (every query its own) to `kernel_size` (blocks).
+        dilation: Gap between neighboring keys per axis; `kernel_size * dilation` must not exceed the map.
+        is_causal: Per axis, whether a query sees no key after itself.
+        scale: Factor on the logits; None or 0 means `head_dim ** -0.5`.
+        rpb: Relative positional bias `[heads, 2 * kernel_size - 1, 2 * kernel_size - 1]`, indexed by key minus query in
+            dilated steps plus `kernel_size - 1`. Any floating dtype; not with causal axes.
+        additional_keys: `[batch, tokens, heads_kv, head_dim]`, attended by every query besides its window.
+        additional_values: `[batch, tokens, heads_kv, head_dim_value]`.
+        return_lse: Also return the log-sum-exp of each query's logits.
+        clip_window: Cut a window that is larger than the map to the map instead of raising.
+        backend: `"auto"`: the compiled kernel where there is one for the device and dtype, else plain PyTorch;
+            `"reference"`: plain PyTorch, differentiable any number of times.
+
+    Returns:
+        Output `[batch, height, width, heads, head_dim_value]` in the dtype of `query`; with `return_lse` also the
+        natural-log lse `[batch, height, width, heads]`, float32 (float64 for float64), differentiable.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: shapes, devices or values that do not fit; the message names the argument.
+        NotImplementedError: `rpb` together with a causal axis.
+    """
+    return _neighborhood_attention(
+        2, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, additional_keys, additional_values,
+        return_lse, clip_window, backend,
+    )  # fmt: skip
+
+
+def na3d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: IntOrTuple,
+    stride: Optional[IntOrTuple] = 1,
+    dilation: Optional[IntOrTuple] = 1,
+    is_causal: Optional[BoolOrTuple] = False,
+    scale: Optional[float] = None,
+    rpb: Optional[Tensor] = None,
+    additional_keys: Optional[Tensor] = None,
+    additional_values: Optional[Tensor] = None,
+    return_lse: bool = False,
+    *,
+    clip_window: bool = False,
+    backend: str = "auto",
+) -> Result:
+    """3-D neighborhood attention; see `na2d`, with tensors `[batch, depth, height, width, heads, head_dim]`."""
+    return _neighborhood_attention(
+        3, query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb, additional_keys, additional_values,
+        return_lse, clip_window, backend,
+    )  # fmt: skip
+
+
+def _check_inputs(
+    rank: int, query: Tensor, key: Tensor, value: Tensor, extra_k: Optional[Tensor], extra_v: Optional[Tensor]
+) -> None:
+    check.check_tensor("query", query, rank + 3)
+    check.check_tensor("key", key, rank + 3, like=query)
+    check.check_tensor("value", value, rank + 3, like=query)
+    batch, *spatial, heads, dim = query.shape
+    heads_kv = key.shape[-2]
+    if min(*spatial, heads, dim) < 1:
+        raise ValueError(f"query must have at least one position, head and channel, got shape {tuple(query.shape)}")
+    axes = "[batch, *spatial, heads_kv, head_dim]"
+    check.check_shape("key", key, [batch, *spatial, None, dim], axes)
+    check.check_shape("value", value, [batch, *spatial, heads_kv, None], axes)
+    if heads_kv < 1 or heads % heads_kv:
+        raise ValueError(f"key must have a number of heads that divides the {heads} of query, got {heads_kv}")
+    if value.shape[-1] < 1:
+        raise ValueError(f"value must have at least one channel, got shape {tuple(value.shape)}")
+    if (extra_k is None) != (extra_v is None):
+        raise ValueError("additional_keys and additional_values go together: one is None and the other is not")
+    if extra_k is not None:
+        check.check_tensor("additional_keys", extra_k, 4, like=query)
+        check.check_tensor("additional_values", extra_v, 4, like=query)
+        tokens = extra_k.shape[1]
+        axes = "[batch, tokens, heads_kv, head_dim]"
+        check.check_shape("additional_keys", extra_k, [batch, None, heads_kv, dim], axes)
+        check.check_shape("additional_values", extra_v, [batch, tokens, heads_kv, value.shape[-1]], axes)
+
+
+def _neighborhood_attention(
+    rank: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: IntOrTuple,
+    stride: Optional[IntOrTuple],
+    dilation: Optional[IntOrTuple],
+    is_causal: Optional[BoolOrTuple],
+    scale: Optional[float],
+    rpb: Optional[Tensor],
+    additional_keys: Optional[Tensor],
+    additional_values: Optional[Tensor],
+    return_lse: bool,
+    clip_window: bool,
+    backend: str,
+) -> Result:
+    check.check_backend(backend)
+    check.check_tensor("query", query, rank + 3)
+    autocast = _operators.is_autocast_enabled(query.device.type)
+    if autocast:
+        query, key, value, additional_keys, additional_values = _operators.autocast(
+            query.device.type, (query, key, value, additional_keys, additional_values)
+        )
+    _check_inputs(rank, query, key, value, additional_keys, additional_values)
+    area = check.neighborhood(query.shape[1:-2], kernel_size, stride, dilation, is_causal, clip_window)
+    if rpb is not None:
+        check.check_rpb(rpb, query, query.shape[-2], area.kernel_size, area.is_causal)
+        rpb = rpb.to(torch.promote_types(query.dtype, torch.float32))
+    arguments = (query, key, value, rpb, additional_keys, additional_values, *area, scale or query.shape[-1] ** -0.5)
+    if backend == "reference" or not _library.has_kernel(query.device, query.dtype):
+        with torch.autocast(query.device.type, enabled=False) if autocast else nullcontext():
+            out, lse = reference.neighborhood_attention(*arguments)
+    else:
+        out, lse = torch.ops.visionattn.neighborhood_attention(*arguments)
+    return (out, lse) if return_lse else out

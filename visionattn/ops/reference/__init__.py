@@ -1,0 +1,9 @@
+"""Every operator in plain differentiable PyTorch, on any device and dtype: the definition that kernels are tested against."""
+
+from visionattn.ops.reference.neighborhood import (
+    neighborhood_attention,
+    neighborhood_av,
+    neighborhood_qk,
+)
+
+__all__ = ["neighborhood_attention", "neighborhood_av", "neighborhood_qk"]
