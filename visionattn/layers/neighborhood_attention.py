@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,17 @@ PADDING = ("zero", "masked", "error")
 
 
 @register_notrace_function  # compares sizes, which a symbolic trace can't
-def pad_to_window(x: Tensor, window: List[int]) -> Tensor:
-    """Zero-pads the spatial axes of `x` `[batch, *spatial, channels]` at their ends up to `window` where they are shorter."""
+def largest_dilation(x: Tensor, kernel_size: List[int]) -> List[int]:
+    """The largest dilation per axis of `x` `[batch, *spatial, channels]` whose window still fits, at least 1."""
+    return [max(1, x.shape[axis + 1] // k) for axis, k in enumerate(kernel_size)]
+
+
+@register_notrace_function
+def pad_to_window(x: Tensor, kernel_size: List[int], dilation: List[int]) -> Tensor:
+    """Zero-pads the axes of `x` `[batch, *spatial, channels]` that are shorter than the window, at their ends."""
     pad: List[int] = [0, 0]
-    for axis in range(len(window) - 1, -1, -1):
-        pad += [0, max(0, window[axis] - x.shape[axis + 1])]
+    for axis in range(len(kernel_size) - 1, -1, -1):
+        pad += [0, max(0, kernel_size[axis] * dilation[axis] - x.shape[axis + 1])]
     return F.pad(x, pad) if max(pad) > 0 else x
 
 
@@ -73,7 +79,8 @@ class _NeighborhoodAttention(nn.Module):
         num_heads: Attention heads.
         kernel_size: Window size, one int or one per axis.
         stride: Queries per axis that share a window.
-        dilation: Gap between neighboring keys. May be set on the module at any time.
+        dilation: Gap between neighboring keys. May be set on the module at any time. "max": the largest that fits the
+            map on each axis (Hassani and Shi, 2022), chosen anew for every input.
         is_causal: Whether a query sees no key after itself.
         rel_pos_bias: Learn a relative positional bias `rpb` `[num_heads, 2 * kernel_size - 1, ...]`.
         qkv_bias: Bias of the qkv projection.
@@ -99,7 +106,7 @@ class _NeighborhoodAttention(nn.Module):
         num_heads: int,
         kernel_size: IntOrTuple,
         stride: IntOrTuple = 1,
-        dilation: IntOrTuple = 1,
+        dilation: Union[IntOrTuple, str] = 1,
         is_causal: BoolOrTuple = False,
         rel_pos_bias: bool = False,
         qkv_bias: bool = True,
@@ -116,7 +123,10 @@ class _NeighborhoodAttention(nn.Module):
             raise ValueError(f"dim must be a multiple of num_heads, got dim={dim} and num_heads={num_heads}")
         if padding not in PADDING:
             raise ValueError(f"padding must be one of {', '.join(PADDING)}, got {padding!r}")
-        area = check.neighborhood([2**31] * self.rank, kernel_size, stride, dilation, is_causal)
+        self.max_dilation = dilation == "max"
+        area = check.neighborhood(
+            [2**31] * self.rank, kernel_size, stride, 1 if self.max_dilation else dilation, is_causal
+        )
         if rel_pos_bias and any(area.is_causal):
             raise NotImplementedError("rel_pos_bias with a causal axis is not defined")
         if attn_drop > 0 and max(area.stride) > 1:
@@ -147,30 +157,30 @@ class _NeighborhoodAttention(nn.Module):
             trunc_normal_(self.rpb, std=0.02)
 
     def extra_repr(self) -> str:
+        dilation = "max" if self.max_dilation else self.dilation
         return (
-            f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"dilation={self.dilation}, is_causal={self.is_causal}, padding={self.padding!r}"
+            f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, stride={self.stride}, dilation={dilation}, "
+            f"is_causal={self.is_causal}, padding={self.padding!r}"
         )
 
     @torch.jit.unused
-    def _attend_with_dropout(self, qkv: Tensor) -> Tensor:
+    def _attend_with_dropout(self, qkv: Tensor, dilation: List[int]) -> Tensor:
         query, key, value = qkv.movedim(-2, 1).unbind(-2)  # heads first
         qk, av = ((ops.na1d_qk, ops.na1d_av), (ops.na2d_qk, ops.na2d_av), (ops.na3d_qk, ops.na3d_av))[self.rank - 1]
-        logits = qk(query * self.scale, key, self.kernel_size, self.dilation, None, self.is_causal, self.rpb)
+        logits = qk(query * self.scale, key, self.kernel_size, dilation, None, self.is_causal, self.rpb)
         weights = self.attn_drop(logits.softmax(-1))
-        out = av(weights, value, self.kernel_size, self.dilation, None, self.is_causal)
+        out = av(weights, value, self.kernel_size, dilation, None, self.is_causal)
         return out.movedim(1, -2).flatten(-2)
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = x
-        if self.padding == "zero":
-            padded = pad_to_window(x, [k * d for k, d in zip(self.kernel_size, self.dilation)])
+        dilation = largest_dilation(x, self.kernel_size) if self.max_dilation else self.dilation
+        padded = pad_to_window(x, self.kernel_size, dilation) if self.padding == "zero" else x
         qkv = self.qkv(padded).unflatten(-1, (3, self.num_heads, self.head_dim))
         if self.training and self.attn_drop.p > 0.0:
-            out = self._attend_with_dropout(qkv)
+            out = self._attend_with_dropout(qkv, dilation)
         else:
             out = attend(
-                qkv, self.rpb, self.kernel_size, self.stride, self.dilation, self.is_causal, self.scale,
+                qkv, self.rpb, self.kernel_size, self.stride, dilation, self.is_causal, self.scale,
                 self.padding == "masked", self.backend,
             )  # fmt: skip
         return self.proj_drop(self.proj(crop_to(out, x)))
