@@ -8,9 +8,10 @@ namespace visionattn {
 
 struct View {
   void* data = nullptr;
-  int64_t batch = 0;           // stride of the batch axis
-  int64_t spatial[kMaxRank]{};  // strides of the spatial axes; [0] is the additional-token axis of additional keys/values
-  int64_t head = 0;            // stride of the head axis
+  int64_t batch = 0;  // stride of the batch axis
+  int64_t
+      spatial[kMaxRank]{};  // strides of the spatial axes; [0] is the additional-token axis of additional keys/values
+  int64_t head = 0;         // stride of the head axis
 };
 
 struct NeighborhoodParams {
@@ -30,9 +31,9 @@ struct NeighborhoodParams {
   // float32 (float64 for float64 inputs), contiguous: [heads, 2 * kernel - 1 per axis]; null without bias
   const void* rpb = nullptr;
 
-  int64_t tokens() const { return int64_t(axes[0].length) * axes[1].length * axes[2].length; }
-  int32_t window_size() const { return axes[0].kernel * axes[1].kernel * axes[2].kernel; }
-  int64_t rpb_size() const {
+  VISIONATTN_HOST_DEVICE int64_t tokens() const { return int64_t(axes[0].length) * axes[1].length * axes[2].length; }
+  VISIONATTN_HOST_DEVICE int32_t window_size() const { return axes[0].kernel * axes[1].kernel * axes[2].kernel; }
+  VISIONATTN_HOST_DEVICE int64_t rpb_size() const {
     return int64_t(2 * axes[0].kernel - 1) * (2 * axes[1].kernel - 1) * (2 * axes[2].kernel - 1);
   }
 };
