@@ -115,24 +115,27 @@ inline void fill_axes(Axis (&axes)[kMaxRank], const Ints& spatial, const Ints& k
   }
 }
 
-// A view of a heads-last tensor [B, *spatial, H, D], or of additional tokens [B, M, H, D].
+// The stride of an axis; 0 where there is nothing to step over, whatever the tensor says.
+inline int64_t step_of(const Tensor& tensor, int64_t axis) { return tensor.size(axis) > 1 ? tensor.stride(axis) : 0; }
+
+// A view of a heads-last tensor [B, *spatial, H, D].
 inline View heads_last_view(const Tensor& tensor) {
-  const auto strides = tensor.strides();
-  const int rank = int(strides.size()) - 3;
+  const int rank = int(tensor.dim()) - 3;
   View view;
   view.data = tensor.data_ptr();
-  view.batch = strides[0];
-  view.head = strides[rank + 1];
-  for (int i = 0; i < rank; ++i) view.spatial[kMaxRank - rank + i] = strides[1 + i];
+  view.batch = step_of(tensor, 0);
+  view.head = step_of(tensor, rank + 1);
+  for (int i = 0; i < rank; ++i) view.spatial[kMaxRank - rank + i] = step_of(tensor, 1 + i);
   return view;
 }
 
+// A view of additional tokens [B, M, H, D].
 inline View additional_view(const Tensor& tensor) {
   View view;
   view.data = tensor.data_ptr();
-  view.batch = tensor.stride(0);
-  view.spatial[0] = tensor.stride(1);
-  view.head = tensor.stride(2);
+  view.batch = step_of(tensor, 0);
+  view.spatial[0] = step_of(tensor, 1);
+  view.head = step_of(tensor, 2);
   return view;
 }
 

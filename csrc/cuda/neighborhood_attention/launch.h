@@ -6,11 +6,10 @@
 
 #include <memory>
 
+#include "../common/data_type.h"
 #include "common/neighborhood_params.h"
 
 namespace visionattn {
-
-enum class DataType { float32, float16, bfloat16 };
 
 // Device memory for `count` floats, uninitialised. Kernels launched on the current stream while it lives may use it: it
 // comes from torch's allocator, which hands freed memory out again in the order of the stream. Implemented in op.cpp.

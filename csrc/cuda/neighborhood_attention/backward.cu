@@ -1,0 +1,175 @@
+// Generic backward pass: gradients of query (by query, over its window) and of key and value (by key, over the queries
+// that attend to it).
+#include "backward.cuh"
+#include "key_rows.cuh"
+
+namespace visionattn {
+namespace {
+
+constexpr int kTogether = 2;  // keys or queries in flight
+
+template <typename T, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    query_kernel(const __grid_constant__ NeighborhoodParams params,
+                 const __grid_constant__ NeighborhoodGradients gradients, const bool packed) {
+  const Group<kLanes> group;
+  const int channel = group.channel();
+  const int32_t dim = params.dim, dim_value = params.dim_value;
+  const float scale = float(params.scale);
+  const int64_t total = params.batch * params.heads * params.tokens();
+
+  for (int64_t index = group.first(); index < total; index += group.step()) {
+    const Site site(params.axes, params.heads, index);
+    const Grouped at(params.axes, site.position);
+    const T* query_row = static_cast<const T*>(params.query.data) + site_offset(params.query, site);
+    const T* output_row = static_cast<const T*>(params.output.data) + site_offset(params.output, site);
+    const T* grad_output_row =
+        static_cast<const T*>(gradients.grad_output.data) + site_offset(gradients.grad_output, site);
+    const Channels query = load_channels(query_row, channel, dim, packed);
+    const Channels grad_output = load_channels(grad_output_row, channel, dim_value, packed);
+
+    const int64_t statistics = statistics_index(params, site.batch, site.token, site.head);
+    const Channels output = load_channels(output_row, channel, dim_value, packed);
+    float delta = group.sum(group.dot(grad_output, grad_output_row, output, output_row, dim_value, packed));
+    if (gradients.grad_lse) delta -= static_cast<const float*>(gradients.grad_lse)[statistics];
+    if (channel == 0) static_cast<float*>(gradients.delta)[statistics] = delta;
+    const float lse = static_cast<const float*>(params.lse)[statistics];
+
+    Channels grad_query;
+    for_each_key_row<T>(params, site, at, [&](const KeyRow<T>& row) {
+      for (int32_t first = 0; first < row.count; first += kTogether) {
+        Channels key[kTogether];
+        float logit[kTogether], grad_weight[kTogether];
+#pragma unroll
+        for (int u = 0; u < kTogether; ++u) {
+          const int32_t n = min_of(first + u, row.count - 1);
+          const T* key_row = row.keys + n * row.key_step;
+          const T* value_row = row.values + n * row.value_step;
+          key[u] = load_channels(key_row, channel, dim, packed);
+          const Channels value = load_channels(value_row, channel, dim_value, packed);
+          logit[u] = group.dot(query, query_row, key[u], key_row, dim, packed);
+          grad_weight[u] = group.dot(grad_output, grad_output_row, value, value_row, dim_value, packed);
+        }
+#pragma unroll
+        for (int u = 0; u < kTogether; ++u) {
+          const float bias = row.bias ? row.bias[min_of(first + u, row.count - 1)] : 0.f;
+          const float weight = exp2_fast((fmaf(group.sum(logit[u]), scale, bias) - lse) * kLog2e);
+          const float grad_logit = weight * (group.sum(grad_weight[u]) - delta);
+          if (first + u < row.count) grad_query.add(grad_logit, key[u]);
+        }
+      }
+    });
+    grad_query.scale(scale);
+    T* result = static_cast<T*>(gradients.grad_query.data) + site_offset(gradients.grad_query, site);
+    store_channels(result, channel, dim, packed, grad_query);
+  }
+}
+
+template <typename T, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    key_kernel(const __grid_constant__ NeighborhoodParams params,
+               const __grid_constant__ NeighborhoodGradients gradients, const bool packed) {
+  const Group<kLanes> group;
+  const Axis(&axes)[kMaxRank] = params.axes;
+  const View& grad_output_view = gradients.grad_output;
+  const int channel = group.channel();
+  const int32_t dim = params.dim, dim_value = params.dim_value;
+  const int32_t per_kv = params.heads / params.heads_kv;
+  const float scale = float(params.scale);
+  const int64_t total = params.batch * params.heads_kv * params.tokens();
+  const int64_t query_step = int64_t(axes[2].dilation) * params.query.spatial[2];
+  const int64_t grad_output_step = int64_t(axes[2].dilation) * grad_output_view.spatial[2];
+  const int64_t statistics_step = int64_t(axes[2].dilation) * params.heads;
+
+  for (int64_t index = group.first(); index < total; index += group.step()) {
+    const Site site(axes, params.heads_kv, index);
+    const Grouped at(axes, site.position);
+    const Box box = inverse_window_box(axes, at);
+    const T* key_row = static_cast<const T*>(params.key.data) + site_offset(params.key, site);
+    const T* value_row = static_cast<const T*>(params.value.data) + site_offset(params.value, site);
+    const Channels key = load_channels(key_row, channel, dim, packed);
+    const Channels value = load_channels(value_row, channel, dim_value, packed);
+    Channels grad_key, grad_value;
+
+    const int64_t rows = int64_t(box.span[0].size()) * box.span[1].size() * per_kv;
+    int32_t i = box.span[0].begin, j = box.span[1].begin, head = site.head * per_kv;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int32_t k = box.span[2].begin, count = box.span[2].size();
+      const T* queries = static_cast<const T*>(params.query.data) + row_offset(params.query, site.batch, head) +
+                         group_offset(params.query, axes, at, i, j, k);
+      const T* grad_outputs = static_cast<const T*>(grad_output_view.data) +
+                              row_offset(grad_output_view, site.batch, head) +
+                              group_offset(grad_output_view, axes, at, i, j, k);
+      const int64_t statistics = statistics_index(params, site.batch, group_token(axes, at, i, j, k), head);
+      const float* lse = static_cast<const float*>(params.lse) + statistics;
+      const float* delta = static_cast<const float*>(gradients.delta) + statistics;
+      const float* bias = nullptr;  // of the first query; the others' precede it
+      if (params.rpb) {
+        bias = static_cast<const float*>(params.rpb) + head * params.rpb_size() +
+               bias_index(axes, at.number[0] - i, at.number[1] - j, at.number[2] - k);
+      }
+      for (int32_t first = 0; first < count; first += kTogether) {
+        Channels query[kTogether], grad_output[kTogether];
+        float logit[kTogether], grad_weight[kTogether];
+#pragma unroll
+        for (int u = 0; u < kTogether; ++u) {
+          const int32_t n = min_of(first + u, count - 1);
+          const T* query_row = queries + n * query_step;
+          const T* grad_output_row = grad_outputs + n * grad_output_step;
+          query[u] = load_channels(query_row, channel, dim, packed);
+          grad_output[u] = load_channels(grad_output_row, channel, dim_value, packed);
+          logit[u] = group.dot(key, key_row, query[u], query_row, dim, packed);
+          grad_weight[u] = group.dot(value, value_row, grad_output[u], grad_output_row, dim_value, packed);
+        }
+#pragma unroll
+        for (int u = 0; u < kTogether; ++u) {
+          const int32_t n = min_of(first + u, count - 1);
+          const float shift = (bias ? bias[-n] : 0.f) - lse[n * statistics_step];
+          const float weight = exp2_fast(fmaf(group.sum(logit[u]), scale, shift) * kLog2e);
+          const float grad_logit = weight * (group.sum(grad_weight[u]) - delta[n * statistics_step]);
+          if (first + u < count) {
+            grad_value.add(weight, grad_output[u]);
+            grad_key.add(grad_logit, query[u]);
+          }
+        }
+      }
+      if (++j == box.span[1].end) {
+        j = box.span[1].begin;
+        if (++i == box.span[0].end) {
+          i = box.span[0].begin;
+          ++head;
+        }
+      }
+    }
+    grad_key.scale(scale);
+    T* grad_key_row = static_cast<T*>(gradients.grad_key.data) + site_offset(gradients.grad_key, site);
+    T* grad_value_row = static_cast<T*>(gradients.grad_value.data) + site_offset(gradients.grad_value, site);
+    store_channels(grad_key_row, channel, dim, packed, grad_key);
+    store_channels(grad_value_row, channel, dim_value, packed, grad_value);
+  }
+}
+
+}  // namespace
+
+void generic_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
+                      cudaStream_t stream) {
+  const bool packed = rows_are_packed(
+      {&params.query, &params.key, &params.value, &params.output, &params.additional_key, &params.additional_value,
+       &gradients.grad_output, &gradients.grad_query, &gradients.grad_key, &gradients.grad_value},
+      {params.dim, params.dim_value}, dtype);
+  const int32_t widest = std::max(params.dim, params.dim_value);
+  const int64_t sites = params.batch * params.tokens();
+  dispatch(dtype, widest, [&](auto element, auto lanes) {
+    using T = decltype(element);
+    query_kernel<T, lanes.value>
+        <<<grid_for(sites * params.heads, lanes.value, params.dim), kThreads, 0, stream>>>(params, gradients, packed);
+    check_launch();
+    key_kernel<T, lanes.value>
+        <<<grid_for(sites * params.heads_kv, lanes.value, widest), kThreads, 0, stream>>>(params, gradients, packed);
+    check_launch();
+  });
+  if (params.additional > 0) backward_additional(params, gradients, dtype, stream);
+  if (params.rpb) backward_bias(params, gradients, dtype, stream);
+}
+
+}  // namespace visionattn
