@@ -1,0 +1,50 @@
+"""The residual block that neighborhood attention families share, and their initialization."""
+
+from typing import Callable, Optional
+
+from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
+from torch import Tensor, nn
+
+__all__ = ["Block", "init_module"]
+
+
+class Block(nn.Module):
+    """Pre-norm residual block on `[B, H, W, C]`: `x += ls(attn(norm(x)))`, then `x += ls(mlp(norm(x)))`."""
+
+    def __init__(
+        self,
+        dim: int,
+        attn: nn.Module,
+        mlp_ratio: float,
+        ls_init_value: Optional[float] = None,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        act_layer: Callable[..., nn.Module] = nn.GELU,
+        norm_layer: Callable[..., nn.Module] = nn.LayerNorm,
+        device=None,
+        dtype=None,
+    ):
+        dd = dict(device=device, dtype=dtype)
+        super().__init__()
+        self.norm1 = norm_layer(dim, **dd)
+        self.attn = attn
+        self.ls1 = nn.Identity() if ls_init_value is None else LayerScale(dim, ls_init_value, **dd)
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.norm2 = norm_layer(dim, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, drop=proj_drop, **dd)
+        self.ls2 = nn.Identity() if ls_init_value is None else LayerScale(dim, ls_init_value, **dd)
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+def init_module(module: nn.Module) -> None:
+    """The papers' initialization of one module: truncated normal (0.02) linears, others as they reset themselves."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif hasattr(module, "reset_parameters"):
+        module.reset_parameters()

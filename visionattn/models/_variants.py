@@ -1,0 +1,48 @@
+"""Variants are data: a table of constructor arguments becomes timm entry points, each with its short alias."""
+
+import sys
+from typing import Any, Callable, Dict, Mapping
+
+from timm.models import register_model
+from torch import nn
+
+__all__ = ["register_variants", "short_name"]
+
+_SHORT_WORDS = {"mini": "m", "tiny": "t", "small": "s", "base": "b", "large": "l", "isotropic": "iso"}
+
+
+def short_name(variant: str) -> str:
+    """The short alias of a paper's name: `dinat_large_384` -> `dinat_l_384`; unchanged if nothing is to shorten."""
+    return "_".join(_SHORT_WORDS.get(word, word) for word in variant.split("_"))
+
+
+def register_variants(
+    module: str,
+    create: Callable[..., nn.Module],
+    variants: Mapping[str, Dict[str, Any]],
+) -> None:
+    """Registers every variant with timm under its name and its short alias, as functions of `module`.
+
+    An alias builds the same model with the configuration and the tags of the full name.
+
+    Args:
+        module: `__name__` of the model file; its `default_cfgs` must already hold the variants.
+        create: Called as `create(variant, pretrained, **kwargs)`.
+        variants: Variant name to constructor arguments, which a caller's keyword arguments override.
+    """
+    for variant, arguments in variants.items():
+        for name in dict.fromkeys((variant, short_name(variant))):
+            entry = _entry_point(module, name, variant, create, arguments)
+            setattr(sys.modules[module], name, register_model(entry))
+
+
+def _entry_point(
+    module: str, name: str, variant: str, create: Callable[..., nn.Module], arguments: Dict[str, Any]
+) -> Callable[..., nn.Module]:
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return create(variant, pretrained, **dict(arguments, **kwargs))
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__module__ = module  # timm finds default_cfgs through it
+    entry.__doc__ = f"{variant} as a timm model; keyword arguments go to its class."
+    return entry
