@@ -58,7 +58,18 @@ def extensions() -> tuple[list, dict]:
 
     def flags(**extra: list[str]) -> dict[str, list[str]]:
         common = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-std=c++20", "-O3"]
-        return {"cxx": [*common, "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-g0"], **extra}
+        return {
+            "cxx": [
+                *common,
+                "-fvisibility=hidden",
+                "-Wall",
+                "-Wextra",
+                "-Wno-uninitialized",
+                "-Wno-maybe-uninitialized",
+                "-g0",
+            ],
+            **extra,
+        }
 
     include = [str(ROOT / "csrc")]
     result = [

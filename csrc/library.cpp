@@ -4,6 +4,9 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(visionattn, m) {
+  // The instruction set of the CPU kernels on this processor.
+  m.def("cpu_capability() -> str");
+
   // Heads-last: query [B, *spatial, H, D], key [B, *spatial, Hkv, D], value [B, *spatial, Hkv, Dv];
   // rpb [H, 2 * kernel_size - 1, ...]; additional keys and values [B, M, Hkv, D or Dv].
   // Returns output [B, *spatial, H, Dv] and lse [B, *spatial, H].
@@ -19,10 +22,15 @@ STABLE_TORCH_LIBRARY(visionattn, m) {
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // Unfused, heads-first: query, key, value [B, H, *spatial, D]; attention [B, H, *spatial, prod(kernel_size)].
-  m.def("neighborhood_qk(Tensor query, Tensor key, Tensor? rpb, int[] kernel_size, int[] dilation, int[] is_causal) -> Tensor");
-  m.def("neighborhood_av(Tensor attention, Tensor value, int[] kernel_size, int[] dilation, int[] is_causal) -> Tensor");
+  m.def(
+      "neighborhood_qk(Tensor query, Tensor key, Tensor? rpb, int[] kernel_size, int[] dilation, int[] is_causal) -> "
+      "Tensor");
+  m.def(
+      "neighborhood_av(Tensor attention, Tensor value, int[] kernel_size, int[] dilation, int[] is_causal) -> Tensor");
   // The transpose of neighborhood_av in its value: output[j] = sum over queries i of attention[i, j] * input[i].
-  m.def("neighborhood_av_transposed(Tensor attention, Tensor input, int[] kernel_size, int[] dilation, int[] is_causal) -> Tensor");
+  m.def(
+      "neighborhood_av_transposed(Tensor attention, Tensor input, int[] kernel_size, int[] dilation, int[] is_causal) "
+      "-> Tensor");
   // Sum of attention over batch and queries by relative position: [H, 2 * kernel_size - 1, ...].
   m.def("neighborhood_rpb_gradient(Tensor attention, int[] kernel_size, int[] dilation, int[] is_causal) -> Tensor");
 }

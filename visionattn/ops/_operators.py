@@ -79,11 +79,8 @@ def _attention_fake(
 def _attention_backward_fake(
     grad_output, grad_lse, query, key, value, rpb, additional_keys, additional_values, output, lse, *area_and_scale
 ):
-    def like(x: Optional[Tensor], dtype: torch.dtype) -> Tensor:
-        return query.new_empty((0,), dtype=dtype) if x is None else x.new_empty(x.shape, dtype=dtype)
-
     tensors = (query, key, value, rpb, additional_keys, additional_values)
-    return tuple(like(x, accumulator(query.dtype) if x is rpb else query.dtype) for x in tensors)
+    return tuple(query.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in tensors)
 
 
 def _attention_setup(ctx, inputs, output) -> None:
@@ -106,11 +103,6 @@ def _attention_backward(ctx, grad_output, grad_lse):
 
 
 # Unfused neighborhood attention: the gradient of each operator is made of the others --------------------------------
-
-
-def _attended(attention: Tensor, is_causal: Sequence[int], logits: Tensor) -> Tensor:
-    """`attention` with the slots that a causal axis masks (-inf in `logits`) set to zero."""
-    return attention.masked_fill(logits == float("-inf"), 0.0) if any(is_causal) else attention
 
 
 def _qk_fake(query, key, rpb, kernel_size, dilation, is_causal):
@@ -159,8 +151,9 @@ def _av_backward(ctx, grad):
     ops = torch.ops.visionattn
     grad_attention = None
     if ctx.needs_input_grad[0]:
-        logits = ops.neighborhood_qk(grad, value, None, *ctx.area)
-        grad_attention = _attended(logits, ctx.area[-1], logits)
+        # Slots outside the window come out as -inf; they have no gradient.
+        grad_attention = ops.neighborhood_qk(grad, value, None, *ctx.area)
+        grad_attention = grad_attention.masked_fill(grad_attention == float("-inf"), 0.0)
     grad_value = ops.neighborhood_av_transposed(attention, grad, *ctx.area) if ctx.needs_input_grad[1] else None
     return (grad_attention, grad_value, *(None,) * len(ctx.area))
 

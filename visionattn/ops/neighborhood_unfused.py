@@ -6,6 +6,7 @@ store `prod(kernel_size)` weights per query.
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Callable, Optional
 
@@ -29,6 +30,7 @@ def _qk(
     additional_keys: Optional[Tensor],
     is_causal: Optional[BoolOrTuple],
     rpb: Optional[Tensor],
+    clip_window: bool,
     backend: str,
 ) -> Tensor:
     check.check_backend(backend)
@@ -38,7 +40,7 @@ def _qk(
         query, key, additional_keys = _operators.autocast(device_type, (query, key, additional_keys))
     check.check_tensor("key", key, rank + 3, like=query)
     check.check_shape("key", key, tuple(query.shape), "that of query")
-    area = _area(query, kernel_size, dilation, is_causal)
+    area = _area(query, kernel_size, dilation, is_causal, clip_window)
     if rpb is not None:
         check.check_rpb(rpb, query, query.shape[1], area.kernel_size, area.is_causal)
         rpb = rpb.to(_operators.accumulator(query.dtype))
@@ -60,6 +62,7 @@ def _av(
     dilation: Optional[IntOrTuple],
     additional_values: Optional[Tensor],
     is_causal: Optional[BoolOrTuple],
+    clip_window: bool,
     backend: str,
 ) -> Tensor:
     check.check_backend(backend)
@@ -68,17 +71,17 @@ def _av(
     if _operators.is_autocast_enabled(device_type):
         attn, value, additional_values = _operators.autocast(device_type, (attn, value, additional_values))
     check.check_tensor("attn", attn, rank + 3, like=value)
-    area = _area(value, kernel_size, dilation, is_causal)
-    slots = 1
-    for size in area.kernel_size:
-        slots *= size
+    area = _area(value, kernel_size, dilation, is_causal, clip_window)
+    slots = math.prod(area.kernel_size)
     tokens = 0
     if additional_values is not None:
         check.check_tensor("additional_values", additional_values, 4, like=value)
         expected = [*value.shape[:2], None, value.shape[-1]]
         check.check_shape("additional_values", additional_values, expected, "[batch, heads, tokens, head_dim]")
         tokens = additional_values.shape[2]
-    check.check_shape("attn", attn, [*value.shape[:-1], slots + tokens], "[batch, heads, *spatial, window + additional]")
+    check.check_shape(
+        "attn", attn, [*value.shape[:-1], slots + tokens], "[batch, heads, *spatial, window + additional]"
+    )
     out = _run(
         "neighborhood_av", backend, attn[..., :slots], value, area.kernel_size, area.dilation, area.is_causal
     )  # fmt: skip
@@ -89,11 +92,15 @@ def _av(
 
 
 def _area(
-    x: Tensor, kernel_size: IntOrTuple, dilation: Optional[IntOrTuple], is_causal: Optional[BoolOrTuple]
+    x: Tensor,
+    kernel_size: IntOrTuple,
+    dilation: Optional[IntOrTuple],
+    is_causal: Optional[BoolOrTuple],
+    clip_window: bool,
 ) -> Neighborhood:
     if min(x.shape[1:]) < 1:
         raise ValueError(f"query and value need at least one head, position and channel, got shape {tuple(x.shape)}")
-    return check.neighborhood(x.shape[2:-1], kernel_size, 1, dilation, is_causal)
+    return check.neighborhood(x.shape[2:-1], kernel_size, 1, dilation, is_causal, clip_window)
 
 
 def _run(name: str, backend: str, *args: object) -> Tensor:
@@ -116,9 +123,10 @@ def _public_qk(rank: int) -> Callable[..., Tensor]:
         is_causal: Optional[BoolOrTuple] = False,
         rpb: Optional[Tensor] = None,
         *,
+        clip_window: bool = False,
         backend: str = "auto",
     ) -> Tensor:
-        return _qk(rank, query, key, kernel_size, dilation, additional_keys, is_causal, rpb, backend)
+        return _qk(rank, query, key, kernel_size, dilation, additional_keys, is_causal, rpb, clip_window, backend)
 
     qk.__name__ = qk.__qualname__ = f"na{rank}d_qk"
     qk.__doc__ = f"""Logits of every query with the keys of its {rank}-D window: `q k^T + rpb`, unscaled.
@@ -131,11 +139,12 @@ def _public_qk(rank: int) -> Callable[..., Tensor]:
         additional_keys: `[batch, heads, tokens, head_dim]`; their logits follow those of the window.
         is_causal: Per axis, whether a query sees no key after itself.
         rpb: Relative positional bias `[heads, 2 * kernel_size - 1, ...]`; not with causal axes.
+        clip_window: Cut a window that is larger than the map to the map instead of raising.
         backend: `"auto"` or `"reference"`, see `na2d`.
 
     Returns:
-        `[batch, heads, *spatial, prod(kernel_size) + tokens]`, window slots row-major; slots that a causal axis masks
-        are -inf, at the end of their axis' window.
+        `[batch, heads, *spatial, prod(kernel_size) + tokens]`, window slots row-major; slots outside a
+        causal or clipped window are -inf, at the end of their axis' window.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as `na2d`.
@@ -152,21 +161,23 @@ def _public_av(rank: int) -> Callable[..., Tensor]:
         additional_values: Optional[Tensor] = None,
         is_causal: Optional[BoolOrTuple] = False,
         *,
+        clip_window: bool = False,
         backend: str = "auto",
     ) -> Tensor:
-        return _av(rank, attn, value, kernel_size, dilation, additional_values, is_causal, backend)
+        return _av(rank, attn, value, kernel_size, dilation, additional_values, is_causal, clip_window, backend)
 
     av.__name__ = av.__qualname__ = f"na{rank}d_av"
     av.__doc__ = f"""Sums of the values of every query's {rank}-D window, weighted by `attn`.
 
     Args:
-        attn: `[batch, heads, *spatial, prod(kernel_size) + tokens]` as from `na{rank}d_qk` and a softmax; slots that a
-            causal axis masks count as zero, whatever they hold.
+        attn: `[batch, heads, *spatial, prod(kernel_size) + tokens]` as from `na{rank}d_qk` and a softmax; slots outside
+            a causal or clipped window count as zero, whatever they hold.
         value: `[batch, heads, *spatial, head_dim]`, dtype of `attn`.
         kernel_size: Window size per axis, at least 2.
         dilation: Gap between neighboring keys per axis.
         additional_values: `[batch, heads, tokens, head_dim]`, weighted by the last `tokens` entries of `attn`.
         is_causal: Per axis, whether a query sees no key after itself.
+        clip_window: Cut a window that is larger than the map to the map instead of raising.
         backend: `"auto"` or `"reference"`, see `na2d`.
 
     Returns:

@@ -1,0 +1,1 @@
+"""Where the compiled libraries live: shared objects that `visionattn._library` loads."""
