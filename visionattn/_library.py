@@ -14,8 +14,8 @@ from visionattn._version import __version__
 
 _DIRECTORY = Path(__file__).parent / "lib"
 _REMEDY = (
-    "Reinstall visionattn with a C++ compiler (and nvcc for CUDA) on PATH, or set VISIONATTN_DISABLE_KERNELS=1 to silence "
-    "this. visionattn.info() says more."
+    "Reinstall visionattn with a C++ compiler (and nvcc for CUDA) on PATH, or set VISIONATTN_DISABLE_KERNELS=1 to "
+    "silence this. visionattn.info() says more."
 )
 
 

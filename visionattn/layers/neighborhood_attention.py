@@ -53,7 +53,7 @@ def attend(
     clip_window: bool,
     backend: str,
 ) -> Tensor:
-    """Neighborhood attention of a packed projection `[batch, *spatial, 3, heads, head_dim]` -> `[batch, *spatial, channels]`."""
+    """Attends within a packed projection: `[batch, *spatial, 3, heads, head_dim]` -> `[batch, *spatial, channels]`."""
     query, key, value = qkv.unbind(-3)
     rank = len(kernel_size)
     if torch.jit.is_scripting():  # the checks of ops.na1d, na2d and na3d are beyond TorchScript

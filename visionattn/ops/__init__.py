@@ -1,4 +1,4 @@
-"""Attention operators as functions: checked arguments, compiled kernels where there are some, gradients, torch.compile."""
+"""Attention operators as functions: checked arguments, compiled kernels where there are some, exact gradients."""
 
 from visionattn.ops.merge import merge_attentions
 from visionattn.ops.neighborhood import na1d, na2d, na3d

@@ -25,7 +25,7 @@ class Neighborhood(NamedTuple):
 
 
 def _entry(value: object, kind: type) -> object:
-    """`value` as a plain `kind`, or None if it is not one. A bool is no window size, 1 is no flag; numpy scalars pass."""
+    """`value` as a plain `kind`, else None. A bool is no window size and 1 is no flag; numpy scalars pass."""
     if isinstance(value, torch.SymInt):
         return value if kind is int else None
     is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
