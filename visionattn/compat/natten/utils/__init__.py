@@ -1,0 +1,5 @@
+"""NATTEN's `natten.utils`: the helper for sequences of varying length."""
+
+from visionattn.compat.natten.utils import varlen
+
+__all__ = ["varlen"]
