@@ -255,7 +255,6 @@ struct AttentionGradients {
   Tensor grad_output, output, lse, delta;
   OptionalTensor grad_lse;
   NeighborhoodGradients gradients;
-  ScalarType rpb_type;
 
   using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -268,15 +267,14 @@ struct AttentionGradients {
   }
 
   Result result() const {
-    const auto value_or_none = [this](const OptionalTensor& tensor) { return tensor ? *tensor : no_result(query); };
-    const Tensor bias = rpb && rpb->scalar_type() != rpb_type ? torch::stable::to(*rpb, rpb_type) : value_or_none(rpb);
-    return {query, key, value, bias, value_or_none(additional_keys), value_or_none(additional_values)};
+    const auto given = [this](const OptionalTensor& tensor) { return tensor ? *tensor : no_result(query); };
+    const auto bias = rpb ? *rpb : empty_result(query, {0}, lse.scalar_type());
+    return {query, key, value, bias, given(additional_keys), given(additional_values)};
   }
 };
 
-// `rpb_type` is the type of the bias as the caller gave it: its gradient goes back in that type.
 inline AttentionGradients make_gradients(AttentionCall& call, const Tensor& grad_output, const OptionalTensor& grad_lse,
-                                         const Tensor& output, const Tensor& lse, const OptionalTensor& rpb) {
+                                         const Tensor& output, const Tensor& lse) {
   const ScalarType wide = accumulator_type(call.dtype);
   check_like(grad_output, call.query, "grad_output");
   check_like(output, call.query, "output");
@@ -311,7 +309,6 @@ inline AttentionGradients make_gradients(AttentionCall& call, const Tensor& grad
   gradients.grad_query = heads_last_view(result.query);
   gradients.grad_key = heads_last_view(result.key);
   gradients.grad_value = heads_last_view(result.value);
-  result.rpb_type = rpb ? rpb->scalar_type() : wide;
   if (call.rpb) {
     result.rpb = empty_as(*call.rpb);
     gradients.grad_rpb = result.rpb->data_ptr();
@@ -324,5 +321,41 @@ inline AttentionGradients make_gradients(AttentionCall& call, const Tensor& grad
   }
   return result;
 }
+
+// The operators of a device. `Kernels(tensor)` is made where `tensor` lives and has `forward`, called with
+// (NeighborhoodParams, ScalarType), and `backward`, with (NeighborhoodParams, NeighborhoodGradients, ScalarType).
+template <typename Kernels>
+struct AttentionOperators {
+  static std::tuple<Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const Tensor& value,
+                                            const OptionalTensor& rpb, const OptionalTensor& additional_keys,
+                                            const OptionalTensor& additional_values, const Ints& kernel_size,
+                                            const Ints& stride, const Ints& dilation, const Ints& is_causal,
+                                            double scale) {
+    Kernels kernels(query);
+    AttentionCall call = parse_attention(query, key, value, rpb, additional_keys, additional_values, kernel_size,
+                                         stride, dilation, is_causal, scale);
+    const AttentionResult result = make_result(call);
+    if (!call.empty()) kernels.forward(call.params, call.dtype);
+    return {result.output, result.lse};
+  }
+
+  static AttentionGradients::Result backward(const Tensor& grad_output, const OptionalTensor& grad_lse,
+                                             const Tensor& query, const Tensor& key, const Tensor& value,
+                                             const OptionalTensor& rpb, const OptionalTensor& additional_keys,
+                                             const OptionalTensor& additional_values, const Tensor& output,
+                                             const Tensor& lse, const Ints& kernel_size, const Ints& stride,
+                                             const Ints& dilation, const Ints& is_causal, double scale) {
+    Kernels kernels(query);
+    AttentionCall call = parse_attention(query, key, value, rpb, additional_keys, additional_values, kernel_size,
+                                         stride, dilation, is_causal, scale);
+    AttentionGradients result = make_gradients(call, grad_output, grad_lse, output, lse);
+    if (call.empty()) {
+      result.zero();
+    } else {
+      kernels.backward(call.params, result.gradients, call.dtype);
+    }
+    return result.result();
+  }
+};
 
 }  // namespace visionattn

@@ -50,4 +50,21 @@ struct NeighborhoodGradients {
   void* grad_rpb = nullptr;
 };
 
+// The unfused operators: heads-first tensors.
+struct UnfusedParams {
+  int64_t batch = 0;
+  int32_t heads = 0;
+  int32_t dim = 0;  // channels of query and key, or of the rows that are summed
+  Axis axes[kMaxRank];
+  // attention: one channel per slot of the window, row-major over the kernel axes
+  View attention, query, key, output;
+  const void* rpb = nullptr;  // as in NeighborhoodParams
+
+  VISIONATTN_HOST_DEVICE int64_t tokens() const { return int64_t(axes[0].length) * axes[1].length * axes[2].length; }
+  VISIONATTN_HOST_DEVICE int32_t window_size() const { return axes[0].kernel * axes[1].kernel * axes[2].kernel; }
+  VISIONATTN_HOST_DEVICE int64_t rpb_size() const {
+    return int64_t(2 * axes[0].kernel - 1) * (2 * axes[1].kernel - 1) * (2 * axes[2].kernel - 1);
+  }
+};
+
 }  // namespace visionattn

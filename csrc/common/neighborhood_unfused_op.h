@@ -5,30 +5,13 @@
 
 namespace visionattn {
 
-struct UnfusedParams {
-  int64_t batch = 0;
-  int32_t heads = 0;
-  int32_t dim = 0;  // channels of `input` and `output`
-  Axis axes[kMaxRank];
-  // attention: one channel per slot of the window, row-major over the kernel axes
-  View attention, query, key, output;
-  const void* rpb = nullptr;  // accumulator type, contiguous; null without bias
-
-  int64_t tokens() const { return int64_t(axes[0].length) * axes[1].length * axes[2].length; }
-  int32_t window_size() const { return axes[0].kernel * axes[1].kernel * axes[2].kernel; }
-  int64_t rpb_size() const {
-    return int64_t(2 * axes[0].kernel - 1) * (2 * axes[1].kernel - 1) * (2 * axes[2].kernel - 1);
-  }
-};
-
 inline View heads_first_view(const Tensor& tensor) {
-  const auto strides = tensor.strides();
-  const int rank = int(strides.size()) - 3;
+  const int rank = int(tensor.dim()) - 3;
   View view;
   view.data = tensor.data_ptr();
-  view.batch = strides[0];
-  view.head = strides[1];
-  for (int i = 0; i < rank; ++i) view.spatial[kMaxRank - rank + i] = strides[2 + i];
+  view.batch = step_of(tensor, 0);
+  view.head = step_of(tensor, 1);
+  for (int i = 0; i < rank; ++i) view.spatial[kMaxRank - rank + i] = step_of(tensor, 2 + i);
   return view;
 }
 
@@ -51,5 +34,78 @@ inline Ints with_channels(Ints shape, int64_t channels) {
   shape.back() = channels;
   return shape;
 }
+
+// The operators of a device. `Kernels(tensor)` is made where `tensor` lives and has `qk`, `av`, `av_transposed` and
+// `rpb_gradient`, each called with (UnfusedParams, ScalarType) and only if there is something to write.
+template <typename Kernels>
+struct UnfusedOperators {
+  static Tensor qk(const Tensor& query, const Tensor& key, const OptionalTensor& rpb, const Ints& kernel_size,
+                   const Ints& dilation, const Ints& is_causal) {
+    Kernels kernels(query);
+    UnfusedParams params = unfused_params(query, kernel_size, dilation, is_causal);
+    check_like(key, query, "key");
+    check_sizes(key, sizes_of(query), "key");
+    const Tensor q = with_contiguous_channels(query), k = with_contiguous_channels(key);
+    OptionalTensor bias;
+    if (rpb.has_value()) {
+      bias = checked_rpb(*rpb, query, params.heads, kernel_size);
+      params.rpb = bias->data_ptr();
+    }
+    const Tensor result = empty_result(q, with_channels(sizes_of(query), params.window_size()), query.scalar_type());
+    params.query = heads_first_view(q);
+    params.key = heads_first_view(k);
+    params.attention = heads_first_view(result);
+    if (result.numel() > 0) kernels.qk(params, query.scalar_type());
+    return result;
+  }
+
+  static Tensor av(const Tensor& attention, const Tensor& value, const Ints& kernel_size, const Ints& dilation,
+                   const Ints& is_causal) {
+    return weighted_sum<false>(attention, value, kernel_size, dilation, is_causal);
+  }
+
+  static Tensor av_transposed(const Tensor& attention, const Tensor& input, const Ints& kernel_size,
+                              const Ints& dilation, const Ints& is_causal) {
+    return weighted_sum<true>(attention, input, kernel_size, dilation, is_causal);
+  }
+
+  static Tensor rpb_gradient(const Tensor& attention, const Ints& kernel_size, const Ints& dilation,
+                             const Ints& is_causal) {
+    Kernels kernels(attention);
+    UnfusedParams params = unfused_params(attention, kernel_size, dilation, is_causal);
+    check_sizes(attention, with_channels(sizes_of(attention), params.window_size()), "attention");
+    const Tensor weights = with_contiguous_channels(attention);
+    Ints shape{params.heads};
+    for (const int64_t kernel : kernel_size) shape.push_back(2 * kernel - 1);
+    const Tensor result = empty_result(weights, shape, accumulator_type(attention.scalar_type()));
+    params.attention = heads_first_view(weights);
+    params.output.data = result.data_ptr();
+    if (result.numel() > 0) kernels.rpb_gradient(params, attention.scalar_type());
+    return result;
+  }
+
+ private:
+  template <bool transposed>
+  static Tensor weighted_sum(const Tensor& attention, const Tensor& input, const Ints& kernel_size,
+                             const Ints& dilation, const Ints& is_causal) {
+    Kernels kernels(input);
+    UnfusedParams params = unfused_params(input, kernel_size, dilation, is_causal);
+    check_like(attention, input, "attention");
+    check_sizes(attention, with_channels(sizes_of(input), params.window_size()), "attention");
+    const Tensor weights = with_contiguous_channels(attention), rows = with_contiguous_channels(input);
+    const Tensor result = empty_result(rows, sizes_of(input), input.scalar_type());
+    params.attention = heads_first_view(weights);
+    params.output = heads_first_view(result);
+    (transposed ? params.query : params.key) = heads_first_view(rows);
+    if (result.numel() > 0) {
+      if constexpr (transposed) {
+        kernels.av_transposed(params, input.scalar_type());
+      } else {
+        kernels.av(params, input.scalar_type());
+      }
+    }
+    return result;
+  }
+};
 
 }  // namespace visionattn

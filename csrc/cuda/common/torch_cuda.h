@@ -13,14 +13,16 @@
 
 namespace visionattn {
 
-// Makes a tensor's device the current one for the guard's lifetime; kernels belong on its `stream`.
-class DeviceScope {
+// Makes the device of a tensor the current one while it lives.
+class CudaScope {
  public:
-  explicit DeviceScope(const torch::stable::Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit CudaScope(const torch::stable::Tensor& tensor) : guard_(tensor.get_device_index()) {
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
+
+  // Where kernels belong.
   cudaStream_t stream() const { return stream_; }
 
  private:
@@ -28,19 +30,13 @@ class DeviceScope {
   cudaStream_t stream_;
 };
 
-inline DataType data_type(const torch::stable::Tensor& tensor, const char* name) {
+inline DataType data_type(torch::headeronly::ScalarType dtype) {
   using torch::headeronly::ScalarType;
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return DataType::float32;
-    case ScalarType::Half:
-      return DataType::float16;
-    case ScalarType::BFloat16:
-      return DataType::bfloat16;
-    default:
-      STD_TORCH_CHECK(false, name, " has dtype ", torch::headeronly::toString(tensor.scalar_type()),
-                      ", expected float32, float16 or bfloat16 on CUDA");
-  }
+  if (dtype == ScalarType::Half) return DataType::float16;
+  if (dtype == ScalarType::BFloat16) return DataType::bfloat16;
+  STD_TORCH_CHECK(dtype == ScalarType::Float, "the CUDA kernels take float32, float16 and bfloat16, got ",
+                  torch::headeronly::toString(dtype));
+  return DataType::float32;
 }
 
 }  // namespace visionattn

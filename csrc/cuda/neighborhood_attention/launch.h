@@ -1,19 +1,15 @@
 // The CUDA kernels of neighborhood attention, as the operator (op.cpp) calls them. All run on `stream`, the current
-// stream of the current device, and read and write only what the parameters point to.
+// stream of the current device, and read and write only what the parameters point to. Temporary memory:
+// ../common/scratch.h.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include <memory>
-
 #include "../common/data_type.h"
+#include "../common/scratch.h"
 #include "common/neighborhood_params.h"
 
 namespace visionattn {
-
-// Device memory for `count` floats, uninitialised. Kernels launched on the current stream while it lives may use it: it
-// comes from torch's allocator, which hands freed memory out again in the order of the stream. Implemented in op.cpp.
-std::shared_ptr<float> allocate_scratch(int64_t count);
 
 // Tensor-core kernels for the common cases. They return false, having launched nothing, for a case they don't cover.
 bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
