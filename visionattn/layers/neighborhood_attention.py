@@ -1,7 +1,6 @@
 """Multi-head neighborhood attention with its projections, as NAT and DiNAT use it."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: TorchScript reads the annotations.
 from typing import List, Optional, Union
 
 import torch
