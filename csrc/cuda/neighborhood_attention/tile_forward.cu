@@ -1,0 +1,47 @@
+#include "tile_forward.cuh"
+
+#include "tile_launch.cuh"
+
+namespace visionattn {
+namespace {
+
+using namespace tile;
+
+template <typename T, int kDim>
+KernelChoice choose_pairs(int32_t pairs) {
+  const auto kernel = [](auto* function, int32_t held) {
+    return KernelChoice{reinterpret_cast<const void*>(function), kForwardThreads<kDim>, held};
+  };
+  if constexpr (kDim == 32) {
+    if (pairs <= 4) return kernel(forward_kernel<T, kDim, 4, true>, 4);
+  }
+  if constexpr (kDim <= 64) {
+    if (pairs <= 7) return kernel(forward_kernel<T, kDim, 7, true>, 7);
+  }
+  return kernel(forward_kernel<T, kDim, 4, false>, 4);
+}
+
+template <typename T>
+KernelChoice choose_dim(int32_t dim, int32_t pairs) {
+  return dim == 32 ? choose_pairs<T, 32>(pairs) : dim == 64 ? choose_pairs<T, 64>(pairs) : choose_pairs<T, 128>(pairs);
+}
+
+KernelChoice choose_forward(DataType dtype, int32_t dim, int32_t pairs) {
+  return dtype == DataType::float16 ? choose_dim<__half>(dim, pairs) : choose_dim<__nv_bfloat16>(dim, pairs);
+}
+
+}  // namespace
+
+bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream) {
+  if (!covered(params, dtype)) return false;
+  for (const View* view : {&params.query, &params.key, &params.value, &params.output}) {
+    if (!readable(params, *view)) return false;
+  }
+  const Launch& launch = find_launch(params, dtype, false, choose_forward);
+  if (!launch.supported) return false;
+  const void* arguments[] = {&params, &launch.plan};
+  return cudaLaunchKernel(launch.kernel, dim3(static_cast<uint32_t>(launch.blocks)), dim3(launch.threads),
+                          const_cast<void**>(arguments), launch.shared_bytes, stream) == cudaSuccess;
+}
+
+}  // namespace visionattn
