@@ -56,20 +56,10 @@ def extensions() -> tuple[list, dict]:
         def get_export_symbols(self, ext) -> list[str]:
             return []
 
-    def flags(**extra: list[str]) -> dict[str, list[str]]:
-        common = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-std=c++20", "-O3"]
-        return {
-            "cxx": [
-                *common,
-                "-fvisibility=hidden",
-                "-Wall",
-                "-Wextra",
-                "-Wno-uninitialized",
-                "-Wno-maybe-uninitialized",
-                "-g0",
-            ],
-            **extra,
-        }
+    # GCC 12 warns of its own AVX-512 header.
+    warnings = ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+    common = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", "-std=c++20", "-O3"]
+    cxx = [*common, "-fvisibility=hidden", "-g0", *warnings]
 
     include = [str(ROOT / "csrc")]
     result = [
@@ -77,7 +67,7 @@ def extensions() -> tuple[list, dict]:
             "visionattn.lib.visionattn_cpu",
             sources("csrc/library.cpp", "csrc/cpu/**/*.cpp"),
             include_dirs=include,
-            extra_compile_args=flags(),
+            extra_compile_args={"cxx": cxx},
             py_limited_api=True,
         )
     ]
@@ -87,10 +77,8 @@ def extensions() -> tuple[list, dict]:
     if mode == "cuda" or (mode == "auto" and cuda_home is not None):
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS)
         nvcc = [
-            f"-DTORCH_TARGET_VERSION={TORCH_TARGET}",
+            *common,
             "-DUSE_CUDA",
-            "-std=c++20",
-            "-O3",
             "--expt-relaxed-constexpr",
             "-Xcompiler=-fvisibility=hidden",
             "-Xfatbin=-compress-all",
@@ -99,7 +87,7 @@ def extensions() -> tuple[list, dict]:
             "visionattn.lib.visionattn_cuda",
             sources("csrc/cuda/**/*.cu", "csrc/cuda/**/*.cpp"),
             include_dirs=include,
-            extra_compile_args=flags(nvcc=nvcc),
+            extra_compile_args={"cxx": [*cxx, "-DUSE_CUDA"], "nvcc": nvcc},
             py_limited_api=True,
         )
         cuda.libraries = ["torch", "torch_cpu", "torch_cuda", "c10", "cudart_static", "rt", "dl", "pthread"]

@@ -1,4 +1,4 @@
-"""Every operator in plain differentiable PyTorch, on any device and dtype: the definition that kernels are tested against."""
+"""Every operator in plain differentiable PyTorch, on any device: the definition that kernels are tested against."""
 
 from visionattn.ops.reference.neighborhood import (
     neighborhood_attention,
