@@ -1,0 +1,13 @@
+"""AdamW and a cosine of 30 epochs, for the handwritten digits."""
+
+optim_wrapper = dict(
+    type="PrecisionOptimWrapper",
+    constructor="TimmParamGroups",
+    optimizer=dict(type="AdamW", lr=3e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=3, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=3, end=30, convert_to_iter_based=True),
+]
+train_cfg = dict(type="EpochLoop", max_epochs=30, val_interval=1)

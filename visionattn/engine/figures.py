@@ -1,0 +1,224 @@
+"""Pictures: training curves, confusion matrices, predictions with attention, benchmark bars."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from visionattn.engine.checkpoint import atomic_write
+
+__all__ = ["draw_bars", "draw_confusion_matrix", "draw_curves", "draw_predictions"]
+
+BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d97706", "#2f855a", "#8a8f98"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches, apart from pyplot's global state (which would pick a window system)."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Union[str, os.PathLike]) -> None:
+    """Writes a figure as PNG, atomically."""
+    atomic_write(path, lambda file: figure.savefig(file, format="png"))
+
+
+def plain_axes(axes: Any) -> Any:
+    """Axes without the box around them."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]) -> None:
+    """Draws losses, accuracies and the learning rate over epochs.
+
+    Args:
+        history: Rows of `history.jsonl`.
+        path: PNG to write; nothing is written for an empty history.
+    """
+    train = [row for row in history if "train_loss" in row]
+    val = [row for row in history if "val_loss" in row]
+    if not train:
+        return
+    per_epoch = max(1, max(row["iter"] / row["epoch"] for row in train))
+    epochs = [row["iter"] / per_epoch for row in train]
+    figure = new_figure(11, 3.4)
+    loss, accuracy, rate = (plain_axes(axes) for axes in figure.subplots(1, 3))
+
+    loss.plot(epochs, [row["train_loss"] for row in train], color=BLUE, linewidth=1, label="training")
+    loss.plot(
+        [row["iter"] / per_epoch for row in val], [row["val_loss"] for row in val], color=ORANGE, label="validation"
+    )
+    loss.set_title("loss", loc="left", fontsize=11)
+    loss.set_ylim(bottom=0)
+    loss.legend(frameon=False)
+
+    for name, color in (("val_top1", ORANGE), ("val_top5", GREY)):
+        rows = [row for row in val if name in row]
+        if rows:
+            accuracy.plot(
+                [row["iter"] / per_epoch for row in rows], [row[name] for row in rows], color=color, label=name[4:]
+            )
+    best = max((row for row in val if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
+    if best is not None:
+        x, y = best["iter"] / per_epoch, best["val_top1"]
+        accuracy.plot([x], [y], "o", color=ORANGE)
+        accuracy.annotate(
+            f"best {y:.2f} %", (x, y), (0, -14), textcoords="offset points", ha="right", va="top", color=ORANGE
+        )
+        accuracy.legend(frameon=False, loc="lower right")
+    accuracy.set_title("validation accuracy, %", loc="left", fontsize=11)
+
+    rate.plot(epochs, [row["lr"] for row in train], color=GREEN)
+    rate.set_title("learning rate", loc="left", fontsize=11)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for axes in (loss, accuracy, rate):
+        axes.set_xlabel("epoch")
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    save_figure(figure, path)
+
+
+def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: Union[str, os.PathLike]) -> None:
+    """Draws a confusion matrix as shares of each label's samples, with counts where there is room.
+
+    Args:
+        matrix: Counts `[labels, predictions]`.
+        classes: Names.
+        path: PNG to write.
+    """
+    count = len(matrix)
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = min(12.0, 2.2 + 0.42 * count)
+    figure = new_figure(side + 0.8, side)
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if count <= 25:
+        for row, column in zip(*np.nonzero(matrix)):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
+    if count <= 60:
+        axes.set_xticks(range(count), classes, rotation=0 if max(map(len, classes)) <= 2 else 90)
+        axes.set_yticks(range(count), classes)
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.set_title(f"{np.trace(matrix)} of {matrix.sum()} right", loc="left", fontsize=11)
+    figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the label's samples")
+    save_figure(figure, path)
+
+
+def overlay(image: Image.Image, saliency: np.ndarray, opacity: float = 0.55) -> np.ndarray:
+    """Lays a map over an image: `uint8 [height, width, 3]`.
+
+    Args:
+        image: RGB image.
+        saliency: `[rows, columns]`, any range; scaled to its own minimum and maximum.
+        opacity: Share of the colours at the map's maximum.
+    """
+    from matplotlib import colormaps
+
+    low, high = float(saliency.min()), float(saliency.max())
+    scaled = (saliency - low) / (high - low) if high > low else np.zeros_like(saliency)
+    big = Image.fromarray((scaled * 255).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
+    strength = np.asarray(big, dtype=np.float32) / 255
+    colors = colormaps["inferno"](strength)[..., :3] * 255
+    alpha = opacity * (0.25 + 0.75 * strength[..., None])
+    return (np.asarray(image, dtype=np.float32) * (1 - alpha) + colors * alpha).astype(np.uint8)
+
+
+def draw_predictions(
+    results: Sequence[Dict[str, Any]], path: Union[str, os.PathLike], title: Optional[str] = None
+) -> None:
+    """Draws each image, its attention and its best guesses.
+
+    Args:
+        results: `dict(name, image (RGB Pillow image), attention ([rows, columns] or None), guesses ([(class,
+            probability)]))`.
+        path: PNG to write; nothing is written for no results.
+        title: Line above everything.
+    """
+    if not results:
+        return
+    columns = min(len(results), 3)
+    rows = -(-len(results) // columns)
+    figure = new_figure(5.2 * columns, 1.95 * rows + (0.4 if title else 0))
+    if title:
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    grid = figure.add_gridspec(rows, columns)
+    for place, result in zip(grid, results):
+        inner = place.subgridspec(1, 3, width_ratios=(1, 1, 0.95))
+        picture, attention, bars = (figure.add_subplot(cell) for cell in inner)
+        show_image(picture, result["image"])
+        name = result["name"] if len(result["name"]) <= 26 else "…" + result["name"][-25:]
+        picture.set_title(name, fontsize=8, loc="left")
+        if result["attention"] is not None:
+            attention.imshow(overlay(enlarge(result["image"]), result["attention"]))
+            attention.set_title("attention", fontsize=8, loc="left")
+        attention.axis("off")
+        show_guesses(bars, result["guesses"])
+    save_figure(figure, path)
+
+
+def enlarge(image: Image.Image, side: int = 224) -> Image.Image:
+    """Enlarges small images so that overlays are smooth."""
+    factor = max(1, -(-side // max(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+def show_image(axes: Any, image: Image.Image) -> None:
+    axes.imshow(np.asarray(image), interpolation="nearest" if max(image.size) <= 64 else "antialiased")
+    axes.axis("off")
+
+
+def show_guesses(axes: Any, guesses: Sequence[Any]) -> None:
+    names = [name if len(name) <= 18 else name[:17] + "…" for name, _ in guesses]
+    values = [value for _, value in guesses]
+    axes.barh(range(len(guesses)), values, color=[BLUE] + ["#b6c7dc"] * (len(guesses) - 1), height=0.62)
+    for row, (name, value) in enumerate(zip(names, values)):
+        inside = value > 0.55
+        axes.text(
+            0.03 if inside else value + 0.03,
+            row,
+            f"{name}  {value:.1%}",
+            va="center",
+            fontsize=8,
+            color="white" if inside else "black",
+        )
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    axes.axis("off")
+
+
+def draw_bars(
+    rows: List[Dict[str, Any]], columns: Dict[str, str], path: Union[str, os.PathLike], title: str = ""
+) -> None:
+    """Draws one bar chart per measured quantity, all with the same rows.
+
+    Args:
+        rows: Dicts with `label` and the quantities; a missing one leaves a gap.
+        columns: Quantity to axis title.
+        path: PNG to write.
+        title: Line above everything.
+    """
+    figure = new_figure(2.2 + 3.0 * len(columns), 1.2 + 0.36 * len(rows))
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    charts = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, (key, label) in zip(charts, columns.items()):
+        values = [row.get(key) or 0.0 for row in rows]
+        bars = axes.barh(range(len(rows)), values, color=BLUE, height=0.65)
+        axes.bar_label(bars, [f"{v:,.1f}" if v < 100 else f"{v:,.0f}" for v in values], padding=3, fontsize=8)
+        axes.set_title(label, loc="left", fontsize=9)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.set_xticks([])
+        axes.set_xlim(0, 1.2 * max([*values, 1e-9]))
+    charts[0].set_yticks(range(len(rows)), [row["label"] for row in rows], fontsize=8)
+    charts[0].invert_yaxis()
+    save_figure(figure, path)
