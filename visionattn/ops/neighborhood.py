@@ -132,7 +132,7 @@ def _check_inputs(
     check.check_tensor("value", value, rank + 3, like=query)
     batch, *spatial, heads, dim = query.shape
     heads_kv = key.shape[-2]
-    if min(*spatial, heads, dim) < 1:
+    if any(size < 1 for size in query.shape[1:]):  # no min(): it would order symbolic sizes
         raise ValueError(f"query must have at least one position, head and channel, got shape {tuple(query.shape)}")
     axes = "[batch, *spatial, heads_kv, head_dim]"
     check.check_shape("key", key, [batch, *spatial, None, dim], axes)

@@ -98,7 +98,7 @@ def _area(
     is_causal: Optional[BoolOrTuple],
     clip_window: bool,
 ) -> Neighborhood:
-    if min(x.shape[1:]) < 1:
+    if any(size < 1 for size in x.shape[1:]):
         raise ValueError(f"query and value need at least one head, position and channel, got shape {tuple(x.shape)}")
     return check.neighborhood(x.shape[2:-1], kernel_size, 1, dilation, is_causal, clip_window)
 
