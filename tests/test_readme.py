@@ -1,0 +1,92 @@
+"""What the README shows works: every snippet is run, every command and file that it names exists."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.parity import load_fixture, official_state_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[str]:
+    lines = "".join(_blocks("bash")).splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.strip()]
+
+
+TOOLS = [line for line in _commands() if line.startswith("python tools/")]
+MAKE = [line for line in _commands() if line.startswith("make ")]
+OTHER = [line for line in _commands() if line not in TOOLS + MAKE]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working folder with the files that the snippets speak of."""
+    path = tmp_path_factory.mktemp("readme")
+    for name in ("tools", "configs"):
+        (path / name).symlink_to(ROOT / name)
+    torch.save(official_state_dict(load_fixture("dinat", "dinat_mini")), path / "dinat_mini_in1k_224.pth")
+    (path / "photos").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path / "photos" / "noise.png")
+    return path
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def test_python_snippets(folder):
+    _run([sys.executable, "-c", "\n".join(_blocks("python"))], folder)
+
+
+@pytest.mark.parametrize("line", TOOLS)
+def test_tools(folder, line):
+    _run(["bash", "-c", line.replace("python", shlex.quote(sys.executable), 1)], folder)
+
+
+def test_make_targets_exist():
+    for command in {*MAKE, *re.findall(r"`(make \S+)`", README)}:
+        subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_install_commands():
+    """tests/wheel_matrix.sh installs for real; here, that the variables and extras are ones that the build knows."""
+    project, setup = (ROOT / "pyproject.toml").read_text(), (ROOT / "setup.py").read_text()
+    for line in OTHER:
+        *settings, pip, install, target = shlex.split(line)
+        assert (pip, install) == ("pip", "install")
+        for setting in settings:
+            assert setting.split("=")[0] in setup
+        name, _, extra = target.partition("[")
+        assert name == "."
+        assert not extra or re.search(rf"^{extra.rstrip(']')} = \[", project, flags=re.MULTILINE)
+
+
+def test_table_of_models_is_current():
+    replace_table = runpy.run_path(str(ROOT / "tools" / "model_table.py"))["replace_table"]
+    assert replace_table(README) == README, "run `python tools/model_table.py --write README.md`"
+
+
+def test_files_that_are_named_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    paths = re.findall(r"`((?:configs|tools|tests|visionattn)/[\w./]*)[ `]", README)
+    for path in {*links, *paths}:
+        assert (ROOT / path).exists(), path
