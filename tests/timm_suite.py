@@ -1,0 +1,93 @@
+"""Runs timm's own model tests, out of the source distribution of the installed timm, on our models.
+
+    python tests/timm_suite.py                    # `_test` variants, and the smallest of each family
+    python tests/timm_suite.py --models all       # every variant
+    python tests/timm_suite.py --models 'nat_*' 'dinat_l' -- -x --durations=10
+
+The test file is downloaded once, with pip, to `build/timm_suite` (it is in timm's sdist, not in its wheel).
+"""
+
+import argparse
+import fnmatch
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import timm
+
+import visionattn
+
+CACHE = Path(__file__).resolve().parent.parent / "build" / "timm_suite"
+MARKERS = ["base", "forward", "backward", "cfg", "cfg_nonstd", "torchscript", "features", "fxforward", "fxbackward"]
+SMALLEST = ("nat_mini", "dinat_mini", "dinat_s_tiny", "nat_isotropic_small", "dinat_isotropic_small", "vitrpb_small")
+# Prunes at every feature index, a minute for a real model; the `_test` variants stand for their families there.
+SLOW_TESTS = ("test_prune_intermediate_layers_contract",)
+
+
+def fetch_tests() -> Path:
+    """timm's `test_models.py`, matched to the installed version."""
+    version = timm.__version__
+    target = CACHE / version / "test_models.py"
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        arguments = ["--no-deps", "--no-binary", "timm", "--dest", str(CACHE), f"timm=={version}"]
+        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *arguments], check=True)
+        with tarfile.open(CACHE / f"timm-{version}.tar.gz") as archive:
+            content = archive.extractfile(f"timm-{version}/tests/test_models.py").read()
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+    return target
+
+
+def list_our_models(filter="", module="", pretrained=False, exclude_filters="", **kwargs):
+    """`timm.list_models`, of our model files only."""
+    return _list_models(filter, visionattn.models.__all__, pretrained, exclude_filters, **kwargs)
+
+
+_list_models = timm.list_models
+
+
+class Selection:
+    """pytest plugin: keeps the tests of the chosen models that need no pretrained weights."""
+
+    def __init__(self, patterns: list[str], fast: bool):
+        names = list_our_models()
+        self.names = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+        unmatched = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
+        if unmatched:
+            raise SystemExit(f"--models: no model of ours is called {', '.join(unmatched)}")
+        self.fast = fast
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        for marker in MARKERS:
+            config.addinivalue_line("markers", f"{marker}: one of timm's groups of tests")
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if self.keeps(item)]
+
+    def keeps(self, item: pytest.Item) -> bool:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("model_name")
+        test = item.name.partition("[")[0]
+        too_slow = self.fast and test in SLOW_TESTS and not name.endswith("_test")
+        return name in self.names and "pretrained" not in test and not too_slow
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", help="names or patterns; `all` for every variant")
+    parser.add_argument("pytest", nargs="*", help="after `--`: arguments for pytest")
+    args = parser.parse_args()
+    patterns = ["*"] if args.models == ["all"] else args.models or ["*_test", *SMALLEST]
+    tests = fetch_tests()
+    timm.list_models = list_our_models
+    timm.list_pretrained = lambda filter="", **kwargs: list_our_models(filter, pretrained=True, include_tags=True)
+    configuration = tests.parent / "pytest.ini"  # keeps our own configuration out
+    configuration.write_text("[pytest]\naddopts = -q -p no:cacheprovider\n")
+    options = ["-c", str(configuration), "--rootdir", str(tests.parent), str(tests), *args.pytest]
+    return pytest.main(options, plugins=[Selection(patterns, fast=args.models is None)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
