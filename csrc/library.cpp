@@ -21,6 +21,15 @@ STABLE_TORCH_LIBRARY(visionattn, m) {
       "int[] kernel_size, int[] stride, int[] dilation, int[] is_causal, float scale) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // The same on a packed projection qkv [B, *spatial, 3, H, D], whose gradient comes packed as well.
+  m.def(
+      "neighborhood_attention_qkv(Tensor qkv, Tensor? rpb, int[] kernel_size, int[] stride, int[] dilation, "
+      "int[] is_causal, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "neighborhood_attention_qkv_backward(Tensor grad_output, Tensor? grad_lse, Tensor qkv, Tensor? rpb, "
+      "Tensor output, Tensor lse, int[] kernel_size, int[] stride, int[] dilation, int[] is_causal, float scale) -> "
+      "(Tensor, Tensor)");
+
   // Unfused, heads-first: query, key, value [B, H, *spatial, D]; attention [B, H, *spatial, prod(kernel_size)].
   m.def(
       "neighborhood_qk(Tensor query, Tensor key, Tensor? rpb, int[] kernel_size, int[] dilation, int[] is_causal) -> "

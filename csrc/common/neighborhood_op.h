@@ -235,6 +235,14 @@ inline AttentionCall parse_attention(const Tensor& query, const Tensor& key, con
   return call;
 }
 
+// Query, key and value of a packed projection [B, *spatial, 3, H, D].
+inline std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qkv) {
+  const int64_t axis = qkv.dim() - 3;
+  STD_TORCH_CHECK(axis >= 2 && qkv.size(axis) == 3, "qkv must be [batch, *spatial, 3, heads, head_dim]");
+  return {torch::stable::select(qkv, axis, 0), torch::stable::select(qkv, axis, 1),
+          torch::stable::select(qkv, axis, 2)};
+}
+
 // The outputs of the forward pass, not yet written.
 struct AttentionResult {
   Tensor output, lse;
@@ -273,8 +281,10 @@ struct AttentionGradients {
   }
 };
 
+// With `grad_qkv`, [B, *spatial, 3, H, D], the gradients of query, key and value are its slices.
 inline AttentionGradients make_gradients(AttentionCall& call, const Tensor& grad_output, const OptionalTensor& grad_lse,
-                                         const Tensor& output, const Tensor& lse) {
+                                         const Tensor& output, const Tensor& lse,
+                                         const OptionalTensor& grad_qkv = std::nullopt) {
   const ScalarType wide = accumulator_type(call.dtype);
   check_like(grad_output, call.query, "grad_output");
   check_like(output, call.query, "output");
@@ -303,9 +313,13 @@ inline AttentionGradients make_gradients(AttentionCall& call, const Tensor& grad
   const auto empty_as = [](const Tensor& tensor) {
     return empty_result(tensor, sizes_of(tensor), tensor.scalar_type());
   };
-  result.query = empty_as(call.query);
-  result.key = empty_as(call.key);
-  result.value = empty_as(call.value);
+  if (grad_qkv) {
+    std::tie(result.query, result.key, result.value) = unpack(*grad_qkv);
+  } else {
+    result.query = empty_as(call.query);
+    result.key = empty_as(call.key);
+    result.value = empty_as(call.value);
+  }
   gradients.grad_query = heads_last_view(result.query);
   gradients.grad_key = heads_last_view(result.key);
   gradients.grad_value = heads_last_view(result.value);
@@ -339,6 +353,27 @@ struct AttentionOperators {
     return {result.output, result.lse};
   }
 
+  static std::tuple<Tensor, Tensor> forward_qkv(const Tensor& qkv, const OptionalTensor& rpb, const Ints& kernel_size,
+                                                const Ints& stride, const Ints& dilation, const Ints& is_causal,
+                                                double scale) {
+    const auto [query, key, value] = unpack(qkv);
+    return forward(query, key, value, rpb, std::nullopt, std::nullopt, kernel_size, stride, dilation, is_causal, scale);
+  }
+
+  static std::tuple<Tensor, Tensor> backward_qkv(const Tensor& grad_output, const OptionalTensor& grad_lse,
+                                                 const Tensor& qkv, const OptionalTensor& rpb, const Tensor& output,
+                                                 const Tensor& lse, const Ints& kernel_size, const Ints& stride,
+                                                 const Ints& dilation, const Ints& is_causal, double scale) {
+    Kernels kernels(qkv);
+    const auto [query, key, value] = unpack(qkv);
+    AttentionCall call = parse_attention(query, key, value, rpb, std::nullopt, std::nullopt, kernel_size, stride,
+                                         dilation, is_causal, scale);
+    Tensor grad_qkv = empty_result(qkv, sizes_of(qkv), call.dtype);
+    AttentionGradients result = make_gradients(call, grad_output, grad_lse, output, lse, grad_qkv);
+    run_backward(kernels, call, result);
+    return {grad_qkv, std::get<3>(result.result())};
+  }
+
   static AttentionGradients::Result backward(const Tensor& grad_output, const OptionalTensor& grad_lse,
                                              const Tensor& query, const Tensor& key, const Tensor& value,
                                              const OptionalTensor& rpb, const OptionalTensor& additional_keys,
@@ -349,12 +384,17 @@ struct AttentionOperators {
     AttentionCall call = parse_attention(query, key, value, rpb, additional_keys, additional_values, kernel_size,
                                          stride, dilation, is_causal, scale);
     AttentionGradients result = make_gradients(call, grad_output, grad_lse, output, lse);
+    run_backward(kernels, call, result);
+    return result.result();
+  }
+
+ private:
+  static void run_backward(Kernels& kernels, const AttentionCall& call, AttentionGradients& result) {
     if (call.empty()) {
       result.zero();
     } else {
       kernels.backward(call.params, result.gradients, call.dtype);
     }
-    return result.result();
   }
 };
 

@@ -53,20 +53,16 @@ def attend(
     backend: str,
 ) -> Tensor:
     """Attends within a packed projection: `[batch, *spatial, 3, heads, head_dim]` -> `[batch, *spatial, channels]`."""
-    query, key, value = qkv.unbind(-3)
-    rank = len(kernel_size)
-    if torch.jit.is_scripting():  # the checks of ops.na1d, na2d and na3d are beyond TorchScript
+    if torch.jit.is_scripting():  # the checks of ops.na_qkv are beyond TorchScript
         causal = [int(flag) for flag in is_causal]
         bias = rpb if rpb is None else rpb.float()
-        out, _ = torch.ops.visionattn.neighborhood_attention(
-            query, key, value, bias, None, None, kernel_size, stride, dilation, causal, scale
+        out, _ = torch.ops.visionattn.neighborhood_attention_qkv(
+            qkv, bias, kernel_size, stride, dilation, causal, scale
         )
     else:
-        function = (ops.na1d, ops.na2d, ops.na3d)[rank - 1]
-        out = function(
-            query, key, value, kernel_size, stride, dilation, is_causal, scale, rpb,
-            clip_window=clip_window, backend=backend,
-        )  # fmt: skip
+        out = ops.na_qkv(
+            qkv, kernel_size, stride, dilation, is_causal, scale, rpb, clip_window=clip_window, backend=backend
+        )
     return out.flatten(-2)
 
 

@@ -38,6 +38,10 @@ def per_axis(name: str, value: object, rank: int, kind: type, default: object = 
     """`value` as a list of `rank` entries of type `kind`; a single value is repeated, None means `default`."""
     if value is None and default is not None:
         value = default
+    if type(value) is kind:  # the common case, cheaply: these checks run on every call
+        return [value] * rank
+    if type(value) in (list, tuple) and len(value) == rank and all(type(entry) is kind for entry in value):
+        return list(value)
     single = _entry(value, kind)
     if single is not None:
         return [single] * rank

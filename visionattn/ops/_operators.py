@@ -5,12 +5,13 @@ The operators themselves, `torch.ops.visionattn.*`, are declared in `csrc/librar
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from visionattn import _library
+from visionattn.ops import reference
 
 
 def is_autocast_enabled(device_type: str) -> bool:
@@ -29,6 +30,34 @@ def autocast(device_type: str, values: Sequence[Any]) -> list[Any]:
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The dtype that kernels accumulate in, and that lse and the bias gradient have."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def dispatch(name: str, backend: str, *args: Any) -> Any:
+    """Runs an operator on checked arguments that are in their final dtype: the compiled one, or the reference.
+
+    Args:
+        name: Operator, and function of `visionattn.ops.reference`.
+        backend: `"auto"` or `"reference"`.
+        *args: The operator's arguments; the first is a tensor.
+    """
+    x = args[0]
+    if backend == "reference" or not _library.has_kernel(x.device, x.dtype):
+        function = getattr(reference, name)
+        if is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return function(*args)
+        return function(*args)
+    operator = getattr(torch.ops.visionattn, name)
+    if torch.compiler.is_compiling():
+        return operator(*args)
+    with torch._C._DisableAutocast():
+        wants_grad = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
+        # Forward-mode tangents, too, must reach autograd, which refuses them.
+        if wants_grad or torch.autograd.forward_ad._current_level >= 0:
+            return operator(*args)
+        # No gradient can be asked for: spare autograd's bookkeeping, tens of microseconds.
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
 
 
 # Kept alive: the registrations last as long as this object.
@@ -53,17 +82,13 @@ def _register_autocast(name: str, kept: Sequence[int] = ()) -> None:
         _IMPL.impl(name, kernel, key)
 
 
-def _register_autograd(name: str, backward: Callable, setup_context: Optional[Callable] = None) -> None:
-    torch.library.register_autograd(f"visionattn::{name}", backward, setup_context=setup_context)
-
-
 def _refuse_second_order(name: str) -> None:
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
             f"visionattn::{name} has no gradient of its gradient; pass backend='reference' for higher-order derivatives"
         )
 
-    _register_autograd(name, backward)
+    torch.library.register_autograd(f"visionattn::{name}", backward)
 
 
 # Fused neighborhood attention ---------------------------------------------------------------------------------------
@@ -76,30 +101,48 @@ def _attention_fake(
     return query.new_empty((*shape, value.shape[-1])), query.new_empty(shape, dtype=accumulator(query.dtype))
 
 
+def _bias_gradient_fake(rpb: Optional[Tensor], x: Tensor) -> Tensor:
+    return x.new_empty((0,) if rpb is None else rpb.shape, dtype=accumulator(x.dtype))
+
+
 def _attention_backward_fake(
     grad_output, grad_lse, query, key, value, rpb, additional_keys, additional_values, output, lse, *area_and_scale
 ):
-    tensors = (query, key, value, rpb, additional_keys, additional_values)
-    return tuple(query.new_empty((0,)) if x is None else x.new_empty(x.shape) for x in tensors)
+    def like(x: Optional[Tensor]) -> Tensor:
+        return query.new_empty((0,) if x is None else x.shape)
+
+    bias = _bias_gradient_fake(rpb, query)
+    return like(query), like(key), like(value), bias, like(additional_keys), like(additional_values)
 
 
-def _attention_setup(ctx, inputs, output) -> None:
-    query, key, value, rpb, additional_keys, additional_values, *ctx.area_and_scale = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(query, key, value, rpb, additional_keys, additional_values, *output)
+def _qkv_fake(qkv, rpb, kernel_size, stride, dilation, is_causal, scale):
+    query, key, value = qkv.unbind(-3)
+    return _attention_fake(query, key, value, rpb, None, None, kernel_size, stride, dilation, is_causal, scale)
 
 
-def _attention_backward(ctx, grad_output, grad_lse):
-    *inputs, output, lse = ctx.saved_tensors
-    none = (None,) * len(ctx.area_and_scale)
-    if grad_output is None and grad_lse is None:
-        return (None,) * len(inputs) + none
-    if grad_output is None:
-        grad_output = torch.zeros_like(output)
-    grads = torch.ops.visionattn.neighborhood_attention_backward(
-        grad_output, grad_lse, *inputs, output, lse, *ctx.area_and_scale
-    )
-    return (*(None if x is None else grad for x, grad in zip(inputs, grads)), *none)
+def _qkv_backward_fake(grad_output, grad_lse, qkv, rpb, output, lse, *area_and_scale):
+    return qkv.new_empty(qkv.shape), _bias_gradient_fake(rpb, qkv)
+
+
+def _attention_autograd(name: str, tensors: int) -> None:
+    """Gradients of an operator of `tensors` optional tensors, then numbers, by the operator `<name>_backward`."""
+    operator = getattr(torch.ops.visionattn, f"{name}_backward")
+
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.area_and_scale = inputs[tensors:]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:tensors], *output)
+
+    def backward(ctx, grad_output, grad_lse):
+        *inputs, output, lse = ctx.saved_tensors
+        grads = [None] * tensors
+        if grad_output is not None or grad_lse is not None:
+            grad_output = torch.zeros_like(output) if grad_output is None else grad_output
+            grads = operator(grad_output, grad_lse, *inputs, output, lse, *ctx.area_and_scale)
+            grads = [None if x is None else grad for x, grad in zip(inputs, grads)]
+        return (*grads, *(None,) * len(ctx.area_and_scale))
+
+    torch.library.register_autograd(f"visionattn::{name}", backward, setup_context=setup_context)
 
 
 # Unfused neighborhood attention: the gradient of each operator is made of the others --------------------------------
@@ -162,17 +205,27 @@ if _library.HAS_OPERATORS:
     for _name, _fake in (
         ("neighborhood_attention", _attention_fake),
         ("neighborhood_attention_backward", _attention_backward_fake),
+        ("neighborhood_attention_qkv", _qkv_fake),
+        ("neighborhood_attention_qkv_backward", _qkv_backward_fake),
         ("neighborhood_qk", _qk_fake),
         ("neighborhood_av", _av_fake),
         ("neighborhood_av_transposed", _av_fake),
         ("neighborhood_rpb_gradient", _rpb_gradient_fake),
     ):
         torch.library.register_fake(f"visionattn::{_name}", _fake)
-    _register_autograd("neighborhood_attention", _attention_backward, _attention_setup)
-    _register_autograd("neighborhood_qk", _qk_backward, _qk_setup)
-    _register_autograd("neighborhood_av", _av_backward, _av_setup)
-    for _name in ("neighborhood_attention_backward", "neighborhood_av_transposed", "neighborhood_rpb_gradient"):
+    _attention_autograd("neighborhood_attention", tensors=6)
+    _attention_autograd("neighborhood_attention_qkv", tensors=2)
+    torch.library.register_autograd("visionattn::neighborhood_qk", _qk_backward, setup_context=_qk_setup)
+    torch.library.register_autograd("visionattn::neighborhood_av", _av_backward, setup_context=_av_setup)
+    for _name in (
+        "neighborhood_attention_backward",
+        "neighborhood_attention_qkv_backward",
+        "neighborhood_av_transposed",
+        "neighborhood_rpb_gradient",
+    ):
         _refuse_second_order(_name)
-    _register_autocast("neighborhood_attention", kept=(3,))  # rpb
+    # The bias keeps its dtype.
+    _register_autocast("neighborhood_attention", kept=(3,))
+    _register_autocast("neighborhood_attention_qkv", kept=(1,))
     _register_autocast("neighborhood_qk", kept=(2,))
     _register_autocast("neighborhood_av")

@@ -7,18 +7,15 @@ queries share a window; causal axes look back only. Sources: NAT (Hassani et al.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Optional, Union
 
-import torch
 from torch import Tensor
 
-from visionattn import _library
 from visionattn.ops import _arguments as check
-from visionattn.ops import _operators, reference
+from visionattn.ops import _operators
 from visionattn.ops._arguments import BoolOrTuple, IntOrTuple
 
-__all__ = ["na1d", "na2d", "na3d"]
+__all__ = ["na1d", "na2d", "na3d", "na_qkv"]
 
 Result = Union[Tensor, tuple[Tensor, Tensor]]
 
@@ -171,20 +168,66 @@ def _neighborhood_attention(
 ) -> Result:
     check.check_backend(backend)
     check.check_tensor("query", query, rank + 3)
-    autocast = _operators.is_autocast_enabled(query.device.type)
-    if autocast:
+    if _operators.is_autocast_enabled(query.device.type):
         query, key, value, additional_keys, additional_values = _operators.autocast(
             query.device.type, (query, key, value, additional_keys, additional_values)
         )
     _check_inputs(rank, query, key, value, additional_keys, additional_values)
     area = check.neighborhood(query.shape[1:-2], kernel_size, stride, dilation, is_causal, clip_window)
-    if rpb is not None:
-        check.check_rpb(rpb, query, query.shape[-2], area.kernel_size, area.is_causal)
-        rpb = rpb.to(torch.promote_types(query.dtype, torch.float32))
-    arguments = (query, key, value, rpb, additional_keys, additional_values, *area, scale or query.shape[-1] ** -0.5)
-    if backend == "reference" or not _library.has_kernel(query.device, query.dtype):
-        with torch.autocast(query.device.type, enabled=False) if autocast else nullcontext():
-            out, lse = reference.neighborhood_attention(*arguments)
-    else:
-        out, lse = torch.ops.visionattn.neighborhood_attention(*arguments)
+    rpb = _checked_rpb(rpb, query, area)
+    out, lse = _operators.dispatch(
+        "neighborhood_attention", backend, query, key, value, rpb, additional_keys, additional_values, *area,
+        scale or query.shape[-1] ** -0.5,
+    )  # fmt: skip
+    return (out, lse) if return_lse else out
+
+
+def _checked_rpb(rpb: Optional[Tensor], x: Tensor, area: check.Neighborhood) -> Optional[Tensor]:
+    """The bias table in the accumulator's dtype."""
+    if rpb is None:
+        return None
+    check.check_rpb(rpb, x, x.shape[-2], area.kernel_size, area.is_causal)
+    return rpb.to(_operators.accumulator(x.dtype))
+
+
+def na_qkv(
+    qkv: Tensor,
+    kernel_size: IntOrTuple,
+    stride: Optional[IntOrTuple] = 1,
+    dilation: Optional[IntOrTuple] = 1,
+    is_causal: Optional[BoolOrTuple] = False,
+    scale: Optional[float] = None,
+    rpb: Optional[Tensor] = None,
+    return_lse: bool = False,
+    *,
+    clip_window: bool = False,
+    backend: str = "auto",
+) -> Result:
+    """Neighborhood attention within a packed projection; see `na2d`.
+
+    The projection is read in place and its gradient is written packed: no stacking or copying around attention.
+
+    Args:
+        qkv: `[batch, *spatial, 3, heads, head_dim]` with one to three spatial axes: query, key and value.
+        kernel_size: As in `na2d`, and so are the other arguments.
+
+    Returns:
+        `[batch, *spatial, heads, head_dim]`; with `return_lse` also the lse `[batch, *spatial, heads]`.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `na2d`.
+    """
+    check.check_backend(backend)
+    check.check_tensor("qkv", qkv)
+    if not 5 <= qkv.dim() <= 7 or qkv.shape[-3] != 3:
+        shape = "[batch, *spatial, 3, heads, head_dim] with 1 to 3 spatial axes"
+        raise ValueError(f"qkv must have shape {shape}, got {list(qkv.shape)}")
+    if any(size < 1 for size in qkv.shape[1:]):
+        raise ValueError(f"qkv must have at least one position, head and channel, got shape {tuple(qkv.shape)}")
+    if _operators.is_autocast_enabled(qkv.device.type):
+        (qkv,) = _operators.autocast(qkv.device.type, (qkv,))
+    area = check.neighborhood(qkv.shape[1:-3], kernel_size, stride, dilation, is_causal, clip_window)
+    rpb = _checked_rpb(rpb, qkv, area)
+    scale = scale or qkv.shape[-1] ** -0.5
+    out, lse = _operators.dispatch("neighborhood_attention_qkv", backend, qkv, rpb, *area, scale)
     return (out, lse) if return_lse else out

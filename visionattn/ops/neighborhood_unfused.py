@@ -7,15 +7,13 @@ store `prod(kernel_size)` weights per query.
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Callable, Optional
 
 import torch
 from torch import Tensor
 
-from visionattn import _library
 from visionattn.ops import _arguments as check
-from visionattn.ops import _operators, reference
+from visionattn.ops import _operators
 from visionattn.ops._arguments import BoolOrTuple, IntOrTuple, Neighborhood
 
 __all__ = ["na1d_av", "na1d_qk", "na2d_av", "na2d_qk", "na3d_av", "na3d_qk"]
@@ -44,7 +42,9 @@ def _qk(
     if rpb is not None:
         check.check_rpb(rpb, query, query.shape[1], area.kernel_size, area.is_causal)
         rpb = rpb.to(_operators.accumulator(query.dtype))
-    logits = _run("neighborhood_qk", backend, query, key, rpb, area.kernel_size, area.dilation, area.is_causal)
+    logits = _operators.dispatch(
+        "neighborhood_qk", backend, query, key, rpb, area.kernel_size, area.dilation, area.is_causal
+    )
     if additional_keys is None:
         return logits
     batch, heads, dim = query.shape[0], query.shape[1], query.shape[-1]
@@ -82,7 +82,7 @@ def _av(
     check.check_shape(
         "attn", attn, [*value.shape[:-1], slots + tokens], "[batch, heads, *spatial, window + additional]"
     )
-    out = _run(
+    out = _operators.dispatch(
         "neighborhood_av", backend, attn[..., :slots], value, area.kernel_size, area.dilation, area.is_causal
     )  # fmt: skip
     if additional_values is not None:
@@ -101,16 +101,6 @@ def _area(
     if any(size < 1 for size in x.shape[1:]):
         raise ValueError(f"query and value need at least one head, position and channel, got shape {tuple(x.shape)}")
     return check.neighborhood(x.shape[2:-1], kernel_size, 1, dilation, is_causal, clip_window)
-
-
-def _run(name: str, backend: str, *args: object) -> Tensor:
-    x = args[0]
-    if backend == "reference" or not _library.has_kernel(x.device, x.dtype):
-        device_type = x.device.type
-        autocast = _operators.is_autocast_enabled(device_type)
-        with torch.autocast(device_type, enabled=False) if autocast else nullcontext():
-            return getattr(reference, name)(*args)
-    return getattr(torch.ops.visionattn, name)(*args)
 
 
 def _public_qk(rank: int) -> Callable[..., Tensor]:

@@ -28,79 +28,19 @@ namespace {
 
 std::string cpu_capability() { return neighborhood_kernels().instruction_set; }
 
-std::tuple<Tensor, Tensor> attention(Tensor query, Tensor key, Tensor value, OptionalTensor rpb,
-                                     OptionalTensor additional_keys, OptionalTensor additional_values, Ints kernel_size,
-                                     Ints stride, Ints dilation, Ints is_causal, double scale) {
-  AttentionCall call = parse_attention(query, key, value, rpb, additional_keys, additional_values, kernel_size, stride,
-                                       dilation, is_causal, scale);
-  AttentionResult result = make_result(call);
-  if (!call.empty()) neighborhood_kernels().forward(call.params, call.dtype);
-  return {result.output, result.lse};
-}
+struct Kernels {
+  explicit Kernels(const Tensor&) {}
+  const NeighborhoodKernels& table = neighborhood_kernels();
 
-AttentionGradients::Result attention_backward(Tensor grad_output, OptionalTensor grad_lse, Tensor query, Tensor key,
-                                              Tensor value, OptionalTensor rpb, OptionalTensor additional_keys,
-                                              OptionalTensor additional_values, Tensor output, Tensor lse,
-                                              Ints kernel_size, Ints stride, Ints dilation, Ints is_causal,
-                                              double scale) {
-  AttentionCall call = parse_attention(query, key, value, rpb, additional_keys, additional_values, kernel_size, stride,
-                                       dilation, is_causal, scale);
-  AttentionGradients grads = make_gradients(call, grad_output, grad_lse, output, lse, rpb);
-  if (call.empty()) {
-    grads.zero();
-  } else {
-    neighborhood_kernels().backward(call.params, grads.gradients, call.dtype);
+  void forward(const NeighborhoodParams& params, ScalarType dtype) const { table.forward(params, dtype); }
+  void backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, ScalarType dtype) const {
+    table.backward(params, gradients, dtype);
   }
-  return grads.result();
-}
-
-Tensor qk(Tensor query, Tensor key, OptionalTensor rpb, Ints kernel_size, Ints dilation, Ints is_causal) {
-  UnfusedParams params = unfused_params(query, kernel_size, dilation, is_causal);
-  check_like(key, query, "key");
-  check_sizes(key, sizes_of(query), "key");
-  const Tensor q = with_contiguous_channels(query), k = with_contiguous_channels(key);
-  OptionalTensor bias;
-  if (rpb.has_value()) {
-    bias = checked_rpb(*rpb, query, params.heads, kernel_size);
-    params.rpb = bias->data_ptr();
-  }
-  Tensor result = empty_result(q, with_channels(sizes_of(query), params.window_size()), query.scalar_type());
-  params.query = heads_first_view(q);
-  params.key = heads_first_view(k);
-  params.attention = heads_first_view(result);
-  if (result.numel()) neighborhood_kernels().qk(params, query.scalar_type());
-  return result;
-}
-
-// av and, with `transposed`, its transpose.
-template <bool transposed>
-Tensor av(Tensor attention, Tensor input, Ints kernel_size, Ints dilation, Ints is_causal) {
-  UnfusedParams params = unfused_params(input, kernel_size, dilation, is_causal);
-  check_like(attention, input, "attention");
-  check_sizes(attention, with_channels(sizes_of(input), params.window_size()), "attention");
-  const Tensor weights = with_contiguous_channels(attention), source = with_contiguous_channels(input);
-  Tensor result = empty_result(source, sizes_of(input), input.scalar_type());
-  params.attention = heads_first_view(weights);
-  params.output = heads_first_view(result);
-  (transposed ? params.query : params.key) = heads_first_view(source);
-  const NeighborhoodKernels& kernels = neighborhood_kernels();
-  if (result.numel()) (transposed ? kernels.av_transposed : kernels.av)(params, input.scalar_type());
-  return result;
-}
-
-Tensor rpb_gradient(Tensor attention, Ints kernel_size, Ints dilation, Ints is_causal) {
-  UnfusedParams params = unfused_params(attention, kernel_size, dilation, is_causal);
-  STD_TORCH_CHECK(params.dim == params.window_size(), "attention has ", params.dim, " slots, expected ",
-                  params.window_size());
-  const Tensor weights = with_contiguous_channels(attention);
-  Ints shape{params.heads};
-  for (const int64_t kernel : kernel_size) shape.push_back(2 * kernel - 1);
-  Tensor result = empty_result(weights, shape, accumulator_type(attention.scalar_type()));
-  params.attention = heads_first_view(weights);
-  params.output.data = result.data_ptr();
-  if (result.numel()) neighborhood_kernels().rpb_gradient(params, attention.scalar_type());
-  return result;
-}
+  void qk(const UnfusedParams& params, ScalarType dtype) const { table.qk(params, dtype); }
+  void av(const UnfusedParams& params, ScalarType dtype) const { table.av(params, dtype); }
+  void av_transposed(const UnfusedParams& params, ScalarType dtype) const { table.av_transposed(params, dtype); }
+  void rpb_gradient(const UnfusedParams& params, ScalarType dtype) const { table.rpb_gradient(params, dtype); }
+};
 
 }  // namespace
 }  // namespace visionattn
@@ -110,10 +50,14 @@ STABLE_TORCH_LIBRARY_IMPL(visionattn, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(visionattn, CPU, m) {
-  m.impl("neighborhood_attention", TORCH_BOX(&visionattn::attention));
-  m.impl("neighborhood_attention_backward", TORCH_BOX(&visionattn::attention_backward));
-  m.impl("neighborhood_qk", TORCH_BOX(&visionattn::qk));
-  m.impl("neighborhood_av", TORCH_BOX(&visionattn::av<false>));
-  m.impl("neighborhood_av_transposed", TORCH_BOX(&visionattn::av<true>));
-  m.impl("neighborhood_rpb_gradient", TORCH_BOX(&visionattn::rpb_gradient));
+  using Attention = visionattn::AttentionOperators<visionattn::Kernels>;
+  m.impl("neighborhood_attention", TORCH_BOX(&Attention::forward));
+  m.impl("neighborhood_attention_backward", TORCH_BOX(&Attention::backward));
+  m.impl("neighborhood_attention_qkv", TORCH_BOX(&Attention::forward_qkv));
+  m.impl("neighborhood_attention_qkv_backward", TORCH_BOX(&Attention::backward_qkv));
+  using Unfused = visionattn::UnfusedOperators<visionattn::Kernels>;
+  m.impl("neighborhood_qk", TORCH_BOX(&Unfused::qk));
+  m.impl("neighborhood_av", TORCH_BOX(&Unfused::av));
+  m.impl("neighborhood_av_transposed", TORCH_BOX(&Unfused::av_transposed));
+  m.impl("neighborhood_rpb_gradient", TORCH_BOX(&Unfused::rpb_gradient));
 }

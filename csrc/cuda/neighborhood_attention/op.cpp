@@ -25,4 +25,6 @@ STABLE_TORCH_LIBRARY_IMPL(visionattn, CUDA, m) {
   using Operators = visionattn::AttentionOperators<visionattn::Kernels>;
   m.impl("neighborhood_attention", TORCH_BOX(&Operators::forward));
   m.impl("neighborhood_attention_backward", TORCH_BOX(&Operators::backward));
+  m.impl("neighborhood_attention_qkv", TORCH_BOX(&Operators::forward_qkv));
+  m.impl("neighborhood_attention_qkv_backward", TORCH_BOX(&Operators::backward_qkv));
 }

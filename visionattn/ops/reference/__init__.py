@@ -2,8 +2,9 @@
 
 from visionattn.ops.reference.neighborhood import (
     neighborhood_attention,
+    neighborhood_attention_qkv,
     neighborhood_av,
     neighborhood_qk,
 )
 
-__all__ = ["neighborhood_attention", "neighborhood_av", "neighborhood_qk"]
+__all__ = ["neighborhood_attention", "neighborhood_attention_qkv", "neighborhood_av", "neighborhood_qk"]

@@ -115,6 +115,20 @@ def neighborhood_attention(
     return out.reshape(*shape, value.shape[-1]).to(dtype), lse.reshape(shape)
 
 
+def neighborhood_attention_qkv(
+    qkv: Tensor,
+    rpb: Optional[Tensor],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    is_causal: Sequence[bool],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The definition of `visionattn::neighborhood_attention_qkv`; arguments as in `csrc/library.cpp`."""
+    area = kernel_size, stride, dilation, is_causal
+    return neighborhood_attention(*qkv.unbind(-3), rpb, None, None, *area, scale)
+
+
 def _gather(x: Tensor, index: Tensor) -> Tensor:
     """`[B, H, *spatial, D]` -> `[B, H, N, W, D]`."""
     return x.flatten(2, -2)[:, :, index.flatten()].unflatten(2, tuple(index.shape))
