@@ -13,7 +13,7 @@ from PIL import Image
 
 from visionattn.engine.checkpoint import atomic_write
 
-__all__ = ["draw_bars", "draw_confusion_matrix", "draw_curves", "draw_predictions"]
+__all__ = ["draw_bars", "draw_confusion_matrix", "draw_curves", "draw_over_floor", "draw_predictions"]
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d97706", "#2f855a", "#8a8f98"
 
@@ -73,7 +73,7 @@ def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]
         x, y = best["iter"] / per_epoch, best["val_top1"]
         accuracy.plot([x], [y], "o", color=ORANGE)
         accuracy.annotate(
-            f"best {y:.2f} %", (x, y), (0, -14), textcoords="offset points", ha="right", va="top", color=ORANGE
+            f"best {y:.2f} %", (x, y), (4, -12), textcoords="offset points", ha="left", va="top", color=ORANGE
         )
         accuracy.legend(frameon=False, loc="lower right")
     accuracy.set_title("validation accuracy, %", loc="left", fontsize=11)
@@ -214,11 +214,53 @@ def draw_bars(
     for axes, (key, label) in zip(charts, columns.items()):
         values = [row.get(key) or 0.0 for row in rows]
         bars = axes.barh(range(len(rows)), values, color=BLUE, height=0.65)
-        axes.bar_label(bars, [f"{v:,.1f}" if v < 100 else f"{v:,.0f}" for v in values], padding=3, fontsize=8)
+        labels = ["" if row.get(key) is None else f"{row[key]:,.{1 if row[key] < 100 else 0}f}" for row in rows]
+        axes.bar_label(bars, labels, padding=3, fontsize=8)
         axes.set_title(label, loc="left", fontsize=9)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.set_xticks([])
         axes.set_xlim(0, 1.2 * max([*values, 1e-9]))
     charts[0].set_yticks(range(len(rows)), [row["label"] for row in rows], fontsize=8)
     charts[0].invert_yaxis()
+    save_figure(figure, path)
+
+
+def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]) -> None:
+    """Draws time over the hardware's floor per case, one panel per device, dtype and pass.
+
+    Args:
+        rows: Of `visionattn.engine.benchmark_ops.measure_case`, with `device` and `dtype`.
+        path: PNG to write.
+    """
+    panels: Dict[Any, List[Dict[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault((row["device"], row["dtype"], row["pass"]), []).append(row)
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure = new_figure(7.5 * min(len(panels), 2) + 2, (0.42 * len(cases) + 1.2) * -(-len(panels) // 2))
+    grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False, sharey=True)
+    markers = {"ours": ("o", BLUE), "flex": ("s", GREEN), "sdpa": ("^", GREY), "reference": ("v", "#9f1239")}
+    labels = {"flex": "FlexAttention", "sdpa": "SDPA, dense", "natten": "NATTEN 0.21.7 (H200)"}
+    for axes, (key, panel) in zip(grid.flat, panels.items()):
+        plain_axes(axes).grid(axis="x", color="#e5e7eb", linewidth=0.8)
+        for name, (marker, color) in markers.items():
+            points = [(row["over_floor"], cases.index(row["case"])) for row in panel if row["contestant"] == name]
+            points = [(x, y) for x, y in points if x]
+            if points:
+                axes.scatter(*zip(*points), marker=marker, color=color, label=labels.get(name, name), zorder=3)
+        ours = [row for row in panel if row["contestant"] == "ours"]
+        natten = [(row["natten_ms"] / row["floor_ms"], cases.index(row["case"])) for row in ours if row["natten_ms"]]
+        if natten and "H200" in key[0]:
+            axes.scatter(*zip(*natten), marker="D", color=ORANGE, label=labels["natten"], zorder=2)
+        goals = [(row["goal"], cases.index(row["case"])) for row in ours]
+        if goals:
+            axes.scatter(*zip(*goals), marker="|", s=160, color="black", label="goal", zorder=4)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(cases)), cases, fontsize=8)
+        axes.set_title(", ".join(key), loc="left", fontsize=10)
+        axes.set_xlabel("time over floor")
+        axes.legend(frameon=False, fontsize=8)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    grid[0, 0].invert_yaxis()
     save_figure(figure, path)
