@@ -22,20 +22,19 @@ __global__ void __launch_bounds__(kThreads)
     const Site site(params.axes, params.heads, index);
     const Grouped at(params.axes, site.position);
     const T* query_row = static_cast<const T*>(params.query.data) + site_offset(params.query, site);
-    const T* output_row = static_cast<const T*>(params.output.data) + site_offset(params.output, site);
     const T* grad_output_row =
         static_cast<const T*>(gradients.grad_output.data) + site_offset(gradients.grad_output, site);
     const Channels query = load_channels(query_row, channel, dim, packed);
     const Channels grad_output = load_channels(grad_output_row, channel, dim_value, packed);
 
     const int64_t statistics = statistics_index(params, site.batch, site.token, site.head);
-    const Channels output = load_channels(output_row, channel, dim_value, packed);
-    float delta = group.sum(group.dot(grad_output, grad_output_row, output, output_row, dim_value, packed));
-    if (gradients.grad_lse) delta -= static_cast<const float*>(gradients.grad_lse)[statistics];
-    if (channel == 0) static_cast<float*>(gradients.delta)[statistics] = delta;
     const float lse = static_cast<const float*>(params.lse)[statistics];
 
-    Channels grad_query;
+    // Gradient of the logits: weight * (grad_weight - delta), where delta is the weighted mean of grad_weight. It is
+    // known only after the walk, hence two sums of keys. (grad_output * output has the same sum, but of a rounded
+    // output.)
+    float delta = 0.f;
+    Channels plain, weighted;
     for_each_key_row<T>(params, site, at, [&](const KeyRow<T>& row) {
       for (int32_t first = 0; first < row.count; first += kTogether) {
         Channels key[kTogether];
@@ -54,14 +53,21 @@ __global__ void __launch_bounds__(kThreads)
         for (int u = 0; u < kTogether; ++u) {
           const float bias = row.bias ? row.bias[min_of(first + u, row.count - 1)] : 0.f;
           const float weight = exp2_fast((fmaf(group.sum(logit[u]), scale, bias) - lse) * kLog2e);
-          const float grad_logit = weight * (group.sum(grad_weight[u]) - delta);
-          if (first + u < row.count) grad_query.add(grad_logit, key[u]);
+          const float weighted_grad = weight * group.sum(grad_weight[u]);
+          if (first + u < row.count) {
+            delta += weighted_grad;
+            plain.add(weight, key[u]);
+            weighted.add(weighted_grad, key[u]);
+          }
         }
       }
     });
-    grad_query.scale(scale);
+    if (gradients.grad_lse) delta -= static_cast<const float*>(gradients.grad_lse)[statistics];
+    if (channel == 0) static_cast<float*>(gradients.delta)[statistics] = delta;
+    weighted.add(-delta, plain);
+    weighted.scale(scale);
     T* result = static_cast<T*>(gradients.grad_query.data) + site_offset(gradients.grad_query, site);
-    store_channels(result, channel, dim, packed, grad_query);
+    store_channels(result, channel, dim, packed, weighted);
   }
 }
 
@@ -153,10 +159,10 @@ __global__ void __launch_bounds__(kThreads)
 
 void generic_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
                       cudaStream_t stream) {
-  const bool packed = rows_are_packed(
-      {&params.query, &params.key, &params.value, &params.output, &params.additional_key, &params.additional_value,
-       &gradients.grad_output, &gradients.grad_query, &gradients.grad_key, &gradients.grad_value},
-      {params.dim, params.dim_value}, dtype);
+  const bool packed =
+      rows_are_packed({&params.query, &params.key, &params.value, &params.additional_key, &params.additional_value,
+                       &gradients.grad_output, &gradients.grad_query, &gradients.grad_key, &gradients.grad_value},
+                      {params.dim, params.dim_value}, dtype);
   const int32_t widest = std::max(params.dim, params.dim_value);
   const int64_t sites = params.batch * params.tokens();
   dispatch(dtype, widest, [&](auto element, auto lanes) {

@@ -2,6 +2,7 @@
 // recomputed from lse; every sum has one owner and a fixed order, so the gradients are the same on every run.
 #pragma once
 
+#include "../common/rows.cuh"
 #include "launch.h"
 
 namespace visionattn {
@@ -12,14 +13,10 @@ void backward_additional(const NeighborhoodParams& params, const NeighborhoodGra
 void backward_bias(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
                    cudaStream_t stream);
 
-#ifdef __CUDACC__
-
-// lse, delta and grad_lse of a query: index / heads is its token in the batch.
+// Where lse, delta and the gradient of lse keep a query's value.
 __device__ __forceinline__ int64_t statistics_index(const NeighborhoodParams& params, int64_t batch, int64_t token,
                                                     int32_t head) {
   return (batch * params.tokens() + token) * params.heads + head;
 }
-
-#endif
 
 }  // namespace visionattn
