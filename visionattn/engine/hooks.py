@@ -50,7 +50,7 @@ class WeightAverage(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not runner.optim_wrapper.should_update():
             return
-        step = (runner.iter + 1) // runner.optim_wrapper._accumulative_counts
+        step = (runner.iter + 1) // runner.optim_wrapper.accumulative_counts
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         for name, value in runner.net.state_dict().items():
             if value.is_floating_point():
@@ -183,7 +183,6 @@ class RunLog(Hook):
             raise ValueError(f"interval must be at least 1, got {interval}")
         self.interval = interval
         self.resumed_iter = 0
-        self.drawn = 0.0
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self.resumed_iter = checkpoint["meta"]["iter"]
@@ -195,6 +194,7 @@ class RunLog(Hook):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             files.atomic_write(self.path, lambda file: file.write(text.encode()))
         self.started, self.start_iter = time.time(), runner.iter
+        self.drawn = self.started
 
     def before_train_epoch(self, runner) -> None:
         self._restart_window()

@@ -26,6 +26,8 @@ class TorchMetric(BaseMetric):
     ranks.
     """
 
+    default_prefix = ""  # None makes mmengine complain
+
     def __init__(self):
         super().__init__()
         self.metrics: Dict[str, Metric] = {}

@@ -44,6 +44,7 @@ class PrecisionOptimWrapper(OptimWrapper):
         if not isinstance(accumulative_counts, int) or accumulative_counts < 1:
             raise ValueError(f"accumulative_counts must be a positive integer, got {accumulative_counts!r}")
         super().__init__(optimizer, accumulative_counts=accumulative_counts, clip_grad=clip_grad)
+        self.accumulative_counts = accumulative_counts
         self.device_type = optimizer.param_groups[0]["params"][0].device.type
         self.dtype = AMP_DTYPES.get(amp)
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=amp == "float16")

@@ -16,6 +16,7 @@ from torch import nn
 from visionattn.engine.checkpoint import atomic_write, load_weights
 from visionattn.engine.classifier import create_net
 from visionattn.engine.config import load_config, model_data_config
+from visionattn.engine.devices import resolve_device
 from visionattn.engine.figures import draw_predictions
 from visionattn.engine.images import ImageError, load_image
 from visionattn.utils.attention_maps import attention_map
@@ -46,12 +47,7 @@ class Predictor:
         device: Optional[str] = None,
         num_classes: Optional[int] = None,
     ):
-        try:
-            self.device = torch.device(device or get_device())
-        except RuntimeError as error:
-            raise ValueError(f"device must be such as cpu or cuda:0, got {device!r}") from error
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device {device} asked for, but no CUDA device is available")
+        self.device = resolve_device(device or get_device())
         if Path(model).suffix == ".py":
             config = load_config(model, options)
             self.transform = create_transform(**config.test_dataloader.dataset.transform)
@@ -142,7 +138,10 @@ def print_table(results: Sequence[Dict[str, Any]]) -> None:
             table.add_row(result["path"], f"[red]{result['error']}[/red]", *[""] * max(0, guesses - 1))
         else:
             table.add_row(result["path"], *(f"{name} {value:.1%}" for name, value in result["guesses"]))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # in a file there is room
+    console.print(table)
 
 
 def write_results(results: Sequence[Dict[str, Any]], folder: Path, max_drawn: int = 24) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import itertools
 import platform
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
 import mmengine
 import torch
+from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import master_only
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -66,10 +72,33 @@ class VisionRunner(Runner):
     default, `dict(type="FullyShard")` for fully sharded data parallelism (parameters sharded block by block).
     """
 
+    _count = itertools.count()
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> VisionRunner:
+        """Builds a runner from a resolved config, whose parts must not be shared with an earlier run's.
+
+        mmengine keeps loggers and visualizers by a name that only changes every second.
+        """
+        cfg = copy.deepcopy(cfg)
+        cfg.experiment_name = f"{Path(cfg.work_dir).name}_{next(cls._count)}"
+        return super().from_cfg(cfg)
+
     @property
     def net(self) -> nn.Module:
         """The timm model below the classifier and its wrappers."""
         return (self.model.module if is_model_wrapper(self.model) else self.model).net
+
+    @functools.cached_property
+    def config_text(self) -> str:
+        """The config as a Python file; formatting it takes a third of a second."""
+        return self.cfg.pretty_text
+
+    @master_only
+    def dump_config(self) -> None:
+        """Writes the whole config into the work folder, from which the run can be repeated."""
+        path = Path(self.work_dir, "config.py")
+        files.atomic_write(path, lambda file: file.write(self.config_text.encode()))
 
     @property
     def _log_dir(self) -> str:
@@ -112,6 +141,19 @@ class VisionRunner(Runner):
     def _init_model_weights(self) -> None:
         """Nothing: the classifier is initialised by its constructor, from the same seed on every rank."""
 
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: Optional[Mapping[str, Any]] = None) -> None:
+        """Scales the learning rates by images per step over `auto_scale_lr.base_batch_size`, where that is enabled.
+
+        mmengine's own forgets gradient accumulation.
+        """
+        if not (auto_scale_lr or {}).get("enable"):
+            return
+        images = self._train_dataloader["batch_size"] * self.world_size * optim_wrapper.accumulative_counts
+        factor = images / auto_scale_lr["base_batch_size"]
+        self.logger.info(f"{images} images per optimizer step: learning rates times {factor:g}")
+        for group in optim_wrapper.optimizer.param_groups:
+            group["lr"] *= factor
+
     def training_state(self, epoch: int, iteration: int, best: Optional[float] = None) -> Dict[str, Any]:
         """Everything that training needs to go on from here, as whole tensors on the CPU. All ranks must call it."""
         classifier = self.cfg.model
@@ -126,7 +168,7 @@ class VisionRunner(Runner):
                 "best": best,
                 "model": {"name": classifier.name, "num_classes": classifier.num_classes},
                 "classes": list(self.train_dataloader.dataset.metainfo["classes"]),
-                "config": self.cfg.pretty_text,
+                "config": self.config_text,
                 "versions": library_versions(),
             },
         }

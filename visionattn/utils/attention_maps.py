@@ -54,7 +54,7 @@ def _received_in_windows(layer: NeighborhoodAttention2D, x: Tensor) -> Tensor:
     height, width = x.shape[1:3]
     clip = layer.padding == "masked"
     if layer.padding == "zero":
-        x = pad_to_window(x, [k * d for k, d in zip(layer.kernel_size, layer.dilation)])
+        x = pad_to_window(x, layer.kernel_size, layer.dilation)
     qkv = layer.qkv(x).unflatten(-1, (3, layer.num_heads, layer.head_dim))
     query, key, _ = qkv.permute(3, 0, 4, 1, 2, 5).float().unbind(0)  # heads first
     rpb = None if layer.rpb is None else layer.rpb.float()

@@ -1,0 +1,10 @@
+"""DiNAT-Large from ImageNet-22k to ImageNet-1k, 224x224."""
+
+_base_ = [
+    "../../_base_/datasets/in1k.py",
+    "../../_base_/schedules/in22k_to_in1k_30e.py",
+    "../../_base_/runtime/default.py",
+]
+
+model = dict(name="dinat_large")
+train_dataloader = dict(batch_size=64)

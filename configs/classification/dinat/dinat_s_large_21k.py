@@ -1,0 +1,5 @@
+"""DiNAT_s-Large on ImageNet-22k, 224x224."""
+
+_base_ = ["../../_base_/datasets/in22k.py", "../../_base_/schedules/in22k_90e.py", "../../_base_/runtime/default.py"]
+
+model = dict(name="dinat_s_large_21k", model_args=dict(drop_path_rate=0.2))

@@ -1,0 +1,9 @@
+"""Isotropic NAT-Base on ImageNet-1k, 224x224."""
+
+_base_ = [
+    "../../_base_/datasets/in1k.py",
+    "../../_base_/schedules/in1k_300e_base_isotropic.py",
+    "../../_base_/runtime/default.py",
+]
+
+model = dict(name="nat_isotropic_base", model_args=dict(drop_path_rate=0.4))

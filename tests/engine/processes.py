@@ -1,0 +1,128 @@
+"""Runs that need processes of their own: `python -m tests.engine.processes SCENARIO FOLDER`.
+
+Everything is imported once, before any computation, and every run is a fork of that: starting Python eleven times would take longer
+than the runs. Prints one JSON object.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tests.engine.helpers import tiny_config, training_losses
+from visionattn.engine.checkpoint import newest_intact_checkpoint, read_checkpoint, training_checkpoints
+from visionattn.engine.hooks import read_history
+from visionattn.engine.train import train
+
+
+def fork(function) -> int:
+    """Runs a function in a child; returns its process id."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            torch.set_num_threads(1)
+            function()
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return child
+
+
+def wait(child: int) -> None:
+    """Waits for a child and demands that it ended well."""
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != 0:
+        sys.exit(f"a run ended with status {status}")
+
+
+def kill(folder: Path) -> dict:
+    """Kills a run ten times at random moments, resuming each time, and compares it with an undisturbed one."""
+    options = {
+        "default_hooks__checkpoint__interval_iters": 1,  # so that many kills strike while a file is written
+        "default_hooks__average": {"type": "WeightAverage", "decay": 0.9},
+    }
+    start = time.time()
+    wait(fork(lambda: train(tiny_config(folder / "whole", **options))))
+    duration = time.time() - start
+    rng = random.Random(5)
+    kills, resumed_at = 0, []
+    for _ in range(200):
+        child = fork(lambda: train(tiny_config(folder / "killed", **options), resume="auto"))
+        time.sleep(rng.uniform(0.1, 0.5) * duration)
+        if kills == 10:
+            wait(child)
+            break
+        ended = os.waitpid(child, os.WNOHANG)[0]
+        if ended:  # ran to the end before its time: start over, so that ten kills really strike
+            for path in (folder / "killed").glob("*.pth"):
+                path.unlink()
+            continue
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+        written = training_checkpoints(folder / "killed")
+        for path in written:
+            read_checkpoint(path)  # every file under its final name is whole
+        found = newest_intact_checkpoint(folder / "killed")
+        resumed_at.append(found[1]["meta"]["iter"] if found else 0)
+    return {
+        "kills": kills,
+        "resumed_at": resumed_at,
+        "whole": training_losses(folder / "whole"),
+        "killed": training_losses(folder / "killed"),
+        "leftovers": [path.name for path in (folder / "killed").glob(".tmp-*")],
+    }
+
+
+def distributed(folder: Path) -> dict:
+    """Two processes with half the batch each, as copies (DDP) and sharded (FSDP), and one process with all of it."""
+    wait(fork(lambda: train(options_for(folder / "one", 8))))
+    for port, name in ((29621, "ddp"), (29622, "fsdp")):
+        for child in [fork(lambda rank=rank: rank_run(folder / name, rank, port, name)) for rank in range(2)]:
+            wait(child)
+    wait(
+        fork(lambda: train(options_for(folder / "fsdp", 8, epochs=3), resume="auto"))
+    )  # a shard's checkpoint, unsharded
+    result = {}
+    for name in ("one", "ddp", "fsdp"):
+        rows = read_history(folder / name / "history.jsonl")
+        result[name] = {
+            "losses": training_losses(folder / name),
+            "top1": [row["val_top1"] for row in rows if "val_top1" in row],
+            "val_loss": [row["val_loss"] for row in rows if "val_top1" in row],
+        }
+    return result
+
+
+def options_for(folder: Path, batch_size: int, epochs: int = 2):
+    return tiny_config(
+        folder,
+        train_dataloader__batch_size=batch_size,
+        val_dataloader__dataset__size=17,  # leaves one rank a sample short
+        train_cfg__max_epochs=epochs,
+        default_hooks__average={"type": "WeightAverage", "decay": 0.5},
+        optim_wrapper__accumulative_counts=2,
+    )
+
+
+def rank_run(folder: Path, rank: int, port: int, name: str) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    train(options_for(folder, 4), launcher="pytorch", fsdp=name == "fsdp")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    json.dump({"kill": kill, "distributed": distributed}[sys.argv[1]](Path(sys.argv[2])), sys.stdout)

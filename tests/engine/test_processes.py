@@ -1,0 +1,51 @@
+"""Kills, and several processes; the runs themselves are in processes.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def scenario(name: str, folder: Path) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.processes", name, str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_killed_ten_times_gives_the_same_run(tmp_path):
+    result = scenario("kill", tmp_path)
+    assert result["kills"] == 10
+    assert max(result["resumed_at"]) > 0
+    assert result["killed"] == result["whole"]
+    assert result["leftovers"] == []
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return scenario("distributed", tmp_path_factory.mktemp("distributed"))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_equal_one(runs, kind):
+    one, two = runs["one"], runs[kind]
+    assert len(one["losses"]) == 12
+    for iteration, loss in one["losses"].items():
+        assert two["losses"][iteration] == pytest.approx(loss, rel=2e-4), iteration
+    assert two["top1"][:2] == pytest.approx(one["top1"], abs=1e-6)
+    assert two["val_loss"][:2] == pytest.approx(one["val_loss"], rel=1e-3)
+
+
+def test_a_sharded_run_goes_on_in_one_process(runs):
+    assert sorted(map(int, runs["fsdp"]["losses"])) == list(range(1, 19))

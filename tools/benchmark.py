@@ -1,0 +1,88 @@
+"""Measures models side by side: `python tools/benchmark.py dinat_tiny convnext_tiny swin_tiny_patch4_window7_224`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from visionattn.engine.cli import run_tool
+
+COLUMNS = {
+    "model": "model",
+    "mode": "mode",
+    "img_size": "size",
+    "batch_size": "batch",
+    "params_m": "params, M",
+    "gmacs": "GMACs",
+    "images_per_s": "images/s",
+    "latency_ms": "latency, ms",
+    "memory_mib": "memory, MiB",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", help="names that timm knows, ours included")
+    parser.add_argument("--device", help="cpu or cuda:0 (default: the GPU if there is one)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="images for throughput and memory, not latency"
+    )
+    parser.add_argument("--img-size", type=int, help="height and width (default: each model's own)")
+    parser.add_argument(
+        "--mode", nargs="+", default=["forward"], choices=("forward", "training"), help="what is measured"
+    )
+    parser.add_argument("--compile", nargs="+", default=["eager"], choices=("eager", "compiled"), help="how it is run")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for each median")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.png")
+    args = parser.parse_args()
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from visionattn.engine.benchmark import benchmark_model
+    from visionattn.engine.checkpoint import atomic_write
+    from visionattn.engine.figures import draw_bars
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # in a file there is room
+    rows = []
+    for name in args.models:
+        for mode in args.mode:
+            for how in args.compile:
+                with console.status(f"{name}, {mode}, {how}"):
+                    rows.append(
+                        benchmark_model(
+                            name,
+                            device,
+                            args.dtype,
+                            args.batch_size,
+                            args.img_size,
+                            training=mode == "training",
+                            compiled=how == "compiled",
+                            channels_last=args.channels_last,
+                            seconds=args.seconds,
+                        )
+                    )
+    table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
+    for row in rows:
+        cells = [f"{row[k]:,.2f}" if isinstance(row[k], float) else str(row[k] or "") for k in COLUMNS]
+        table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
+    console.print(table)
+    if args.out:
+        text = json.dumps(rows, indent=2)
+        atomic_write(args.out / "benchmark.json", lambda file: file.write(text.encode()))
+        shown = {key: COLUMNS[key] for key in ("images_per_s", "latency_ms", "memory_mib")}
+        draw_bars(
+            rows, shown, args.out / "benchmark.png", f"{rows[0]['device']}, {args.dtype}, batch {args.batch_size}"
+        )
+
+
+if __name__ == "__main__":
+    run_tool(main)
