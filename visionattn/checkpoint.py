@@ -40,7 +40,9 @@ def load_checkpoint_file(path: Union[str, Path]) -> Dict[str, Any]:
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training checkpoints hold one
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except PermissionError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} is not a readable checkpoint: it is truncated, not a file of torch.save or safetensors, or holds "

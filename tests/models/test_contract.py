@@ -32,6 +32,14 @@ def images(*shape, seed=0):
 
 
 each_model = pytest.mark.parametrize("case", TINY)
+# Tracing takes many seconds a model: one of each kind in the quick tests.
+each_traced_model = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case in ("dinat_test", "dinat_s_test", "vitrpb_test") else pytest.mark.slow)
+        for case in TINY
+    ],
+)
 
 
 @each_model
@@ -144,7 +152,7 @@ def test_checkpointing_changes_nothing(case):
         torch.testing.assert_close(gradient, gradients[1][name])
 
 
-@each_model
+@each_traced_model
 def test_compiles_whole(case):
     model = make(case).train()
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
@@ -155,7 +163,7 @@ def test_compiles_whole(case):
         torch.testing.assert_close(actual.grad, expected.grad, msg=name, rtol=1e-4, atol=1e-5)
 
 
-@each_model
+@each_traced_model
 def test_exports(case):
     model, x = make(case), images(2, 3, 64, 64)
     batch = torch.export.Dim("batch", min=1, max=64)
@@ -164,7 +172,7 @@ def test_exports(case):
     torch.testing.assert_close(program.module()(more), model(more))
 
 
-@each_model
+@each_traced_model
 def test_exports_native_operators(case):
     model, x = make(case, exportable=True), images(1, 3, 64, 64)
     program = torch.export.export(model, (x,))

@@ -4,7 +4,9 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from visionattn import ops
 from visionattn.layers import NeighborhoodAttention2D
 from visionattn.utils import count_macs
 
@@ -34,6 +36,33 @@ def test_attention(kwargs, keys):
     expected = tokens * (3 * 32 + 4 * 32 * 32 + 2 * keys * 32)
     assert count_macs(Attention(**kwargs), (3, 14, 20)) == expected
     assert count_macs(Attention(**kwargs), (3, 14, 20), batch_size=3) == 3 * expected
+
+
+@pytest.mark.parametrize(
+    ("run", "forward"),
+    [
+        (lambda q: ops.na2d(q, q, q, (3, 5)), 2 * 15),
+        (lambda q: ops.na2d(q, q, q, 3, additional_keys=q[:, 0], additional_values=q[:, 0]), 2 * (9 + 8)),
+        (lambda q: ops.na2d_qk(q, q, (3, 5)), 15),
+        (lambda q: ops.na2d_av(q.new_ones(*q.shape[:-1], 15), q, (3, 5)), 15),
+    ],
+    ids=["na2d", "additional_keys", "qk", "av"],
+)
+def test_operators(run, forward):
+    q = torch.randn(2, 6, 8, 8, 8)  # a valid shape heads-last and heads-first
+    with FlopCounterMode(display=False) as counter:
+        run(q)
+    assert counter.get_total_flops() == 2 * forward * q.numel()
+
+
+def test_backward_counts_five_products_for_two():
+    attn = NeighborhoodAttention2D(32, 4, 3)
+    with FlopCounterMode(display=False) as counter:
+        attn(torch.randn(1, 6, 6, 32)).sum().backward()
+    flops = counter.get_flop_counts()["Global"]
+    forward = flops[torch.ops.visionattn.neighborhood_attention_qkv]
+    assert forward == 2 * 2 * 9 * 36 * 32
+    assert flops[torch.ops.visionattn.neighborhood_attention_qkv_backward] == forward * 5 // 2
 
 
 def test_model_is_left_alone():

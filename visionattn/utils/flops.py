@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import List, Optional, Sequence, Union
+from typing import Sequence, Union
 
 import torch
 from torch import nn
@@ -13,34 +13,51 @@ from visionattn import _library
 __all__ = ["count_macs"]
 
 
-def _attention_flops(
-    query_shape: Sequence[int],
-    key_shape: Sequence[int],
-    value_shape: Sequence[int],
-    rpb_shape: Optional[Sequence[int]],
-    additional_keys_shape: Optional[Sequence[int]],
-    additional_values_shape: Optional[Sequence[int]],
-    kernel_size: List[int],
-    *args,
-    out_shape=None,
-    **kwargs,
-) -> int:
-    """Two for every multiply-accumulate of the logits and of the weighted sum of values; windows counted in full."""
-    keys = math.prod(min(k, n) for k, n in zip(kernel_size, query_shape[1:-2]))
-    if additional_keys_shape is not None:
-        keys += additional_keys_shape[1]
-    return 2 * math.prod(query_shape[:-1]) * keys * (query_shape[-1] + value_shape[-1])
+# The formulas get the operators' arguments with shapes in place of tensors, and count two per multiply-accumulate.
 
 
-def _attention_backward_flops(grad_shape, grad_lse_shape, *args, out_shape=None, **kwargs) -> int:
-    """Five products instead of the forward's two."""
-    query, key, value, rpb, extra_keys, extra_values, _, _, kernel_size = args[:9]
-    return _attention_flops(query, key, value, rpb, extra_keys, extra_values, kernel_size) * 5 // 2
+def _attention(q, k, v, rpb, extra_k, extra_v, kernel_size, *rest, **_) -> int:
+    """The logits and the weighted sum of values; windows are counted in full."""
+    keys = math.prod(min(size, length) for size, length in zip(kernel_size, q[1:-2]))
+    keys += extra_k[1] if extra_k is not None else 0
+    return 2 * math.prod(q[:-1]) * keys * (q[-1] + v[-1])
 
+
+def _attention_backward(grad, grad_lse, q, k, v, rpb, extra_k, extra_v, out, lse, kernel_size, *rest, **_) -> int:
+    """Five products where the forward has two."""
+    return _attention(q, k, v, rpb, extra_k, extra_v, kernel_size) * 5 // 2
+
+
+def _packed(qkv, rpb, kernel_size, *rest, **_) -> int:
+    q = (*qkv[:-3], *qkv[-2:])
+    return _attention(q, q, q, rpb, None, None, kernel_size)
+
+
+def _packed_backward(grad, grad_lse, qkv, rpb, out, lse, kernel_size, *rest, **_) -> int:
+    return _packed(qkv, rpb, kernel_size) * 5 // 2
+
+
+def _unfused_logits(q, k, rpb, kernel_size, *rest, **_) -> int:
+    return 2 * math.prod(q) * math.prod(kernel_size)
+
+
+def _unfused_sum(attention, v, kernel_size, *rest, **_) -> int:
+    return 2 * math.prod(attention) * v[-1]
+
+
+_FORMULAS = {
+    "neighborhood_attention": _attention,
+    "neighborhood_attention_backward": _attention_backward,
+    "neighborhood_attention_qkv": _packed,
+    "neighborhood_attention_qkv_backward": _packed_backward,
+    "neighborhood_qk": _unfused_logits,
+    "neighborhood_av": _unfused_sum,
+    "neighborhood_av_transposed": _unfused_sum,
+}
 
 if _library.HAS_OPERATORS:
-    register_flop_formula(torch.ops.visionattn.neighborhood_attention)(_attention_flops)
-    register_flop_formula(torch.ops.visionattn.neighborhood_attention_backward)(_attention_backward_flops)
+    for _name, _formula in _FORMULAS.items():
+        register_flop_formula(getattr(torch.ops.visionattn, _name))(_formula)
 
 
 def count_macs(model: nn.Module, input_size: Union[int, Sequence[int]] = 224, batch_size: int = 1) -> int:
