@@ -37,14 +37,14 @@ VISIONATTN_HOST_DEVICE int32_t max_of(int32_t a, int32_t b) { return a > b ? a :
 
 // Number of positions in dilation group `group`.
 VISIONATTN_HOST_DEVICE int32_t group_length(const Axis& axis, int32_t group) {
-  return (axis.length - group + axis.dilation - 1) / axis.dilation;
+  return axis.dilation == 1 ? axis.length : (axis.length - group + axis.dilation - 1) / axis.dilation;
 }
 
 // Keys that query `q` of a group with `length` positions attends to. Where the window is larger than the group, the
 // window is cut to the group (only reached with clipped windows: the public functions reject it otherwise).
 VISIONATTN_HOST_DEVICE Interval window(const Axis& axis, int32_t length, int32_t q) {
   const int32_t kernel = axis.kernel, stride = axis.stride;
-  const int32_t first = q / stride * stride;  // first query of the stride group
+  const int32_t first = stride == 1 ? q : q / stride * stride;  // first query of the stride group
   if (axis.causal) {
     const int32_t leader = min_of(first + stride - 1, length - 1);
     return {max_of(leader - kernel + 1, 0), q + 1};

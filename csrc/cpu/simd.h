@@ -136,38 +136,35 @@ inline Vec<double> sum_each(const Vec<double>* v) {
   for (int i = 0; i < Lanes<double>::kCount; ++i) result[i] = sum_lanes(v[i]);
   return result;
 }
+#if VISIONATTN_LANES == 16 && defined(__x86_64__)
+inline __m256 fold(const FloatVec& v) {
+  const __m512d whole = (__m512d)v;
+  return _mm256_add_ps(_mm256_castpd_ps(_mm512_castpd512_pd256(whole)),
+                       _mm256_castpd_ps(_mm512_extractf64x4_pd(whole, 1)));
+}
+#elif VISIONATTN_LANES == 8 && defined(__x86_64__)
+inline __m256 fold(const FloatVec& v) { return (__m256)v; }
+#endif
+
 #if VISIONATTN_LANES >= 8 && defined(__x86_64__)
-inline __m256 sum_each_of_8(const __m256* v) {
-  const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-  const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+inline __m256 sum_each_of_8(const FloatVec* v) {
+  const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(fold(v[0]), fold(v[1])), _mm256_hadd_ps(fold(v[2]), fold(v[3])));
+  const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(fold(v[4]), fold(v[5])), _mm256_hadd_ps(fold(v[6]), fold(v[7])));
   return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
 #endif
 #if VISIONATTN_LANES == 16 && defined(__x86_64__)
 inline FloatVec sum_each(const FloatVec* v) {
-  __m256 folded[16];
-  for (int i = 0; i < 16; ++i) {
-    const __m512d whole = bits_as<__m512d>(v[i]);
-    folded[i] = _mm256_add_ps(_mm256_castpd_ps(_mm512_castpd512_pd256(whole)),
-                              _mm256_castpd_ps(_mm512_extractf64x4_pd(whole, 1)));
-  }
-  FloatVec result;
-  const __m256 low = sum_each_of_8(folded), high = sum_each_of_8(folded + 8);
-  std::memcpy(&result, &low, sizeof(low));
-  std::memcpy(reinterpret_cast<char*>(&result) + sizeof(low), &high, sizeof(high));
-  return result;
+  const __m512d low = _mm512_castpd256_pd512(_mm256_castps_pd(sum_each_of_8(v)));
+  return (FloatVec)_mm512_insertf64x4(low, _mm256_castps_pd(sum_each_of_8(v + 8)), 1);
 }
 #elif VISIONATTN_LANES == 8 && defined(__x86_64__)
-inline FloatVec sum_each(const FloatVec* v) {
-  __m256 raw[8];
-  std::memcpy(raw, v, sizeof(raw));
-  return bits_as<FloatVec>(sum_each_of_8(raw));
-}
+inline FloatVec sum_each(const FloatVec* v) { return (FloatVec)sum_each_of_8(v); }
 #elif defined(__x86_64__)
 inline FloatVec sum_each(const FloatVec* v) {
-  __m128 a = bits_as<__m128>(v[0]), b = bits_as<__m128>(v[1]), c = bits_as<__m128>(v[2]), d = bits_as<__m128>(v[3]);
+  __m128 a = (__m128)v[0], b = (__m128)v[1], c = (__m128)v[2], d = (__m128)v[3];
   _MM_TRANSPOSE4_PS(a, b, c, d);
-  return bits_as<FloatVec>(_mm_add_ps(_mm_add_ps(a, b), _mm_add_ps(c, d)));
+  return (FloatVec)_mm_add_ps(_mm_add_ps(a, b), _mm_add_ps(c, d));
 }
 #else
 inline FloatVec sum_each(const FloatVec* v) {
@@ -199,6 +196,24 @@ inline Vec<double> exp_of(const Vec<double>& x) {
   Vec<double> result;
   for (int i = 0; i < Lanes<double>::kCount; ++i) result[i] = std::exp(x[i]);
   return result;
+}
+
+// The largest of x[0 .. count), count >= 1; NaN may be overlooked (the sum of exponentials finds it).
+template <typename Scalar>
+inline Scalar max_of_row(const Scalar* x, int64_t count) {
+  constexpr int kCount = Lanes<Scalar>::kCount;
+  Scalar top = x[0];
+  int64_t i = 0;
+  if (count >= kCount) {
+    Vec<Scalar> tops = load(x);
+    for (i = kCount; i + kCount <= count; i += kCount) {
+      const Vec<Scalar> next = load(x + i);
+      tops = next > tops ? next : tops;
+    }
+    for (int j = 0; j < kCount; ++j) top = std::max(top, tops[j]);
+  }
+  for (; i < count; ++i) top = std::max(top, x[i]);
+  return top;
 }
 
 // x[i] = e^(x[i] - shift) in place; returns the sum.

@@ -42,7 +42,8 @@ struct QueryWalk {
         values(p.axes, spatial_steps(p.value)),
         biases(p.axes, bias_steps(p.axes), false),
         query(p.dim),
-        logits(p.window_size() + p.additional) {
+        logits(p.window_size() + p.additional),
+        window_bias(p.rpb ? p.window_size() : 0) {
     for (int64_t m = 0; m < p.additional; ++m) {
       additional_keys.push_back(m * p.additional_key.spatial[0]);
       additional_values.push_back(m * p.additional_value.spatial[0]);
@@ -61,9 +62,14 @@ struct QueryWalk {
       Position shift = kernel_minus_one(p.axes);
       for (int i = 0; i < kMaxRank; ++i) shift[i] -= box.center[i];
       first_bias = bias_steps(p.axes).at(shift) + biases.place(box);
-      const Scalar* bias = plane.rpb + first_bias;
-      const int64_t* offset = biases.data();
-      for (int64_t i = 0; i < window; ++i) logits[i] += bias[offset[i]];
+      const Scalar* source = plane.rpb + first_bias;
+      if (source != bias_source || biases.version() != bias_version) {
+        // Away from borders all queries have the same biases: gather them once.
+        for (int64_t i = 0; i < window; ++i) window_bias[i] = source[biases.data()[i]];
+        bias_source = source;
+        bias_version = biases.version();
+      }
+      for (int64_t i = 0; i < window; ++i) logits[i] += window_bias[i];
     }
     if (p.additional) {
       dots(query, plane.additional_key, additional_keys.data(), p.additional, logits.data() + window);
@@ -77,7 +83,9 @@ struct QueryWalk {
   BoxOffsets keys, values, biases;
   std::vector<int64_t> additional_keys, additional_values;
   Row<Scalar> query;
-  std::vector<Scalar> logits;
+  std::vector<Scalar> logits, window_bias;
+  const Scalar* bias_source = nullptr;
+  int64_t bias_version = -1;
   int64_t window = 0, first_key = 0, first_value = 0, first_bias = 0;
 };
 
@@ -102,7 +110,7 @@ void forward(const NeighborhoodParams& p) {
         walk.compute_logits(plane, position);
         Scalar* logits = walk.logits.data();
         const int64_t slots = walk.slots();
-        const Scalar top = *std::max_element(logits, logits + slots);
+        const Scalar top = max_of_row(logits, slots);
         const Scalar sum = exp_and_sum(logits, slots, top);
         output.clear();
         accumulate(logits, plane.value + walk.first_value, walk.values.data(), walk.window, output);

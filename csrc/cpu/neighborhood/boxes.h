@@ -29,8 +29,13 @@ inline Box box_of(const Axis (&axes)[kMaxRank], const Position& position) {
   Box box;
   for (int i = 0; i < kMaxRank; ++i) {
     const Axis& axis = axes[i];
-    box.group[i] = position[i] % axis.dilation;
-    box.center[i] = position[i] / axis.dilation;
+    if (axis.dilation == 1) {  // the common case, without divisions
+      box.group[i] = 0;
+      box.center[i] = position[i];
+    } else {
+      box.group[i] = position[i] % axis.dilation;
+      box.center[i] = position[i] / axis.dilation;
+    }
     const int32_t length = group_length(axis, box.group[i]);
     box.interval[i] = kInverse ? inverse_window(axis, length, box.center[i]) : window(axis, length, box.center[i]);
   }
@@ -79,10 +84,13 @@ class BoxOffsets {
   }
 
   const int64_t* data() const { return offsets_.data(); }
+  // Changes whenever the offsets do.
+  int64_t version() const { return version_; }
 
  private:
   void fill(const Position& extent) {
     extent_ = extent;
+    ++version_;
     offsets_.clear();
     for (int64_t a = 0; a < extent[0]; ++a) {
       for (int64_t b = 0; b < extent[1]; ++b) {
@@ -97,6 +105,7 @@ class BoxOffsets {
   Linear step_;
   Position dilation_, extent_;
   bool dilated_;
+  int64_t version_ = 0;
   std::vector<int64_t> offsets_;
 };
 
