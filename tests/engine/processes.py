@@ -1,15 +1,17 @@
 """Runs that need processes of their own: `python -m tests.engine.processes SCENARIO FOLDER`.
 
-Everything is imported once, before any computation, and every run is a fork of that: starting Python eleven times would take longer
-than the runs. Prints one JSON object.
+Everything is imported once, before any computation, and every run is a fork of that: starting Python eleven times would
+take longer than the runs. Prints one JSON object.
 """
 
 import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,6 +53,7 @@ def kill(folder: Path) -> dict:
     options = {
         "default_hooks__checkpoint__interval_iters": 1,  # so that many kills strike while a file is written
         "default_hooks__average": {"type": "WeightAverage", "decay": 0.9},
+        "train_cfg__max_epochs": 3,
     }
     start = time.time()
     wait(fork(lambda: train(tiny_config(folder / "whole", **options))))
@@ -88,12 +91,12 @@ def kill(folder: Path) -> dict:
 def distributed(folder: Path) -> dict:
     """Two processes with half the batch each, as copies (DDP) and sharded (FSDP), and one process with all of it."""
     wait(fork(lambda: train(options_for(folder / "one", 8))))
-    for port, name in ((29621, "ddp"), (29622, "fsdp")):
-        for child in [fork(lambda rank=rank: rank_run(folder / name, rank, port, name)) for rank in range(2)]:
+    for name in ("ddp", "fsdp"):
+        port = free_port()
+        for child in [fork(partial(rank_run, folder / name, rank, port, name == "fsdp")) for rank in range(2)]:
             wait(child)
-    wait(
-        fork(lambda: train(options_for(folder / "fsdp", 8, epochs=3), resume="auto"))
-    )  # a shard's checkpoint, unsharded
+    # a sharded run's checkpoint goes on in one process
+    wait(fork(lambda: train(options_for(folder / "fsdp", 8, epochs=3), resume="auto")))
     result = {}
     for name in ("one", "ddp", "fsdp"):
         rows = read_history(folder / name / "history.jsonl")
@@ -116,11 +119,17 @@ def options_for(folder: Path, batch_size: int, epochs: int = 2):
     )
 
 
-def rank_run(folder: Path, rank: int, port: int, name: str) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rank_run(folder: Path, rank: int, port: int, fsdp: bool) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    train(options_for(folder, 4), launcher="pytorch", fsdp=name == "fsdp")
+    train(options_for(folder, 4), launcher="pytorch", fsdp=fsdp)
     torch.distributed.destroy_process_group()
 
 
