@@ -5,6 +5,7 @@ Sizes are computed, top-1 is what the papers report for the released weights.
 
 import argparse
 from pathlib import Path
+from typing import Sequence
 
 import timm
 
@@ -43,14 +44,18 @@ _COLUMNS = ("model", "short name", "input", "params (M)", "MACs (G)", "published
 _TRAINING_SETS = {"in1k": "IN-1k", "in22k": "IN-22k", "in22k_ft_in1k": "IN-22k, IN-1k", "": "no weights"}
 
 
-def _row(variant: str) -> list[str]:
-    """One variant's cells; the model is built without memory for its weights."""
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def model_row(variant: str) -> str:
+    """One variant's line of the table; the model is built without memory for its weights."""
     model = timm.create_model(variant, device="meta")
     cfg = model.pretrained_cfg
     size = cfg["input_size"][-1]
     paper = cfg["paper_ids"].removeprefix("arXiv:")
     top1 = PUBLISHED_TOP1.get(variant)
-    return [
+    cells = [
         f"`{variant}`",
         "" if short_name(variant) == variant else f"`{short_name(variant)}`",
         str(size),
@@ -60,14 +65,18 @@ def _row(variant: str) -> list[str]:
         _TRAINING_SETS[cfg.get("tag") or ""],
         f"[{paper}](https://arxiv.org/abs/{paper})",
     ]
+    return _line(cells)
+
+
+def variants() -> list[str]:
+    """Full names of all models, family by family."""
+    families = [getattr(visionattn.models, name) for name in visionattn.models.__all__]
+    return [variant for family in families for variant in family.VARIANTS]
 
 
 def model_table() -> str:
     """The table of every variant, in Markdown."""
-    families = [getattr(visionattn.models, name) for name in visionattn.models.__all__]
-    rows = [_row(variant) for family in families for variant in family.VARIANTS]
-    lines = [" | ".join(cells) for cells in (_COLUMNS, ["---"] * len(_COLUMNS), *rows)]
-    return "\n".join(f"| {line} |" for line in lines)
+    return "\n".join([_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(model_row, variants())])
 
 
 def replace_table(text: str) -> str:
