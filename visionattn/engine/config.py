@@ -44,7 +44,7 @@ def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir
     except Exception as error:  # a config is Python: anything can go wrong in it
         raise ConfigError(f"config {path} can't be read: {type(error).__name__}: {error}") from error
     for key in [key for key in config if key.startswith("_")]:
-        del config[key]  # names that a config file uses for itself
+        config.pop(key)  # names that a config file uses for itself
     if options:
         try:
             config.merge_from_dict(dict(options))
