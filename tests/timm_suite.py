@@ -76,10 +76,11 @@ class Selection:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", help="names or patterns; `all` for every variant")
+    parser.add_argument("--models", nargs="+", help="names or patterns; `all` for every variant (no aliases)")
     parser.add_argument("pytest", nargs="*", help="after `--`: arguments for pytest")
     args = parser.parse_args()
-    patterns = ["*"] if args.models == ["all"] else args.models or ["*_test", *SMALLEST]
+    variants = [name for family in visionattn.models.__all__ for name in getattr(visionattn.models, family).VARIANTS]
+    patterns = variants if args.models == ["all"] else args.models or ["*_test", *SMALLEST]
     tests = fetch_tests()
     timm.list_models = list_our_models
     timm.list_pretrained = lambda filter="", **kwargs: list_our_models(filter, pretrained=True, include_tags=True)

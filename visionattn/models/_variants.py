@@ -3,12 +3,35 @@
 import sys
 from typing import Any, Callable, Dict, Mapping
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import register_model
 from torch import nn
 
-__all__ = ["register_variants", "short_name"]
+__all__ = ["imagenet_cfg", "register_variants", "short_name"]
 
 _SHORT_WORDS = {"mini": "m", "tiny": "t", "small": "s", "base": "b", "large": "l", "isotropic": "iso"}
+
+
+def imagenet_cfg(reduction: int, size: int = 224, crop_pct: float = 0.875, **fields: Any) -> Dict[str, Any]:
+    """timm's description of a model evaluated on ImageNet-1k.
+
+    Args:
+        reduction: Input size over the size of the last map.
+        size: Side of the square input, in pixels.
+        crop_pct: Part of the resized image's side that evaluation keeps.
+        **fields: More fields of `timm.models.PretrainedCfg`, or other values than the ones here.
+    """
+    cfg = dict(
+        num_classes=1000,
+        input_size=(3, size, size),
+        pool_size=(size // reduction, size // reduction),
+        crop_pct=crop_pct,
+        interpolation="bicubic",
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        classifier="head.fc",
+    )
+    return dict(cfg, **fields)
 
 
 def short_name(variant: str) -> str:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     ClassifierHead,
     PatchEmbed,
@@ -26,7 +25,7 @@ from visionattn.layers import NeighborhoodAttention2D
 from visionattn.models import _checkpoint
 from visionattn.models._block import Block, init_module
 from visionattn.models._dilation import Dilations, resolve_dilations
-from visionattn.models._variants import register_variants
+from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["NAT", "checkpoint_filter_fn"]
 
@@ -346,23 +345,13 @@ def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: nn.Module) -> Dic
     return _checkpoint.resize_bias_tables(_checkpoint.rename(state_dict, _RENAMES, drop=_DENSE_NORMS), model)
 
 
-def _cfg(size: int = 224, crop_pct: float = 0.875, **kwargs: Any) -> Dict[str, Any]:
-    cfg = dict(
-        num_classes=1000,
-        input_size=(3, size, size),
-        pool_size=(size // 32, size // 32),
-        crop_pct=crop_pct,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        first_conv="stem.proj.0",
-        classifier="head.fc",
-        license="mit",
-        origin_url="https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
-    )
-    return dict(cfg, **kwargs)
-
-
+_cfg = partial(
+    imagenet_cfg,
+    reduction=32,
+    first_conv="stem.proj.0",
+    license="mit",
+    origin_url="https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
+)
 _nat = partial(_cfg, paper_ids="arXiv:2204.07143", paper_name="Neighborhood Attention Transformer")
 _dinat = partial(_cfg, paper_ids="arXiv:2209.15001", paper_name="Dilated Neighborhood Attention Transformer")
 _dinat_s = partial(_dinat, first_conv="stem.proj")

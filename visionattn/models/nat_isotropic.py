@@ -9,7 +9,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Un
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     ClassifierHead,
     PatchEmbed,
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from visionattn.layers import NeighborhoodAttention2D
 from visionattn.models import _checkpoint
 from visionattn.models._block import Block, init_module
-from visionattn.models._variants import register_variants
+from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["IsotropicNAT", "RelativeBiasAttention", "checkpoint_filter_fn"]
 
@@ -357,26 +356,15 @@ def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: nn.Module) -> Dic
     return _checkpoint.resize_bias_tables(renamed, model)
 
 
-def _cfg(paper: str, **kwargs: Any) -> Dict[str, Any]:
-    cfg = dict(
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(14, 14),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        first_conv="patch_embed.proj",
-        classifier="head.fc",
-        license="mit",
-        origin_url="https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
-        paper_ids=paper,
-    )
-    return dict(cfg, **kwargs)
-
-
-_nat = partial(_cfg, "arXiv:2204.07143")
-_dinat = partial(_cfg, "arXiv:2209.15001")
+_cfg = partial(
+    imagenet_cfg,
+    reduction=16,
+    first_conv="patch_embed.proj",
+    license="mit",
+    origin_url="https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
+)
+_nat = partial(_cfg, paper_ids="arXiv:2204.07143")
+_dinat = partial(_cfg, paper_ids="arXiv:2209.15001")
 
 default_cfgs = generate_default_cfgs(
     {
