@@ -164,6 +164,7 @@ class VisionRunner(Runner):
             "meta": {
                 "epoch": epoch,
                 "iter": iteration,
+                "iters_per_epoch": len(self.train_dataloader),
                 "seed": self.seed,
                 "best": best,
                 "model": {"name": classifier.name, "num_classes": classifier.num_classes},
@@ -195,10 +196,10 @@ class VisionRunner(Runner):
     def _resume_from(self, filename: Any, checkpoint: Dict[str, Any]) -> None:
         meta = checkpoint["meta"]
         length = len(self.train_dataloader)
-        if not meta["epoch"] * length <= meta["iter"] <= (meta["epoch"] + 1) * length:
+        if meta["iters_per_epoch"] != length:
             raise files.CheckpointError(
-                f"{filename} was written after {meta['epoch']} epochs and {meta['iter']} iterations, which doesn't fit "
-                f"epochs of {length} iterations: the batch size, the data set or the number of ranks has changed"
+                f"{filename} is of a run with {meta['iters_per_epoch']} iterations an epoch, this one has {length}: "
+                "the batch size, the data set or the number of ranks has changed"
             )
         if meta["seed"] != self.seed:
             self.logger.warning(f"going on with the checkpoint's seed {meta['seed']} instead of {self.seed}")
