@@ -14,8 +14,11 @@ def main() -> None:
     parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
     parser.add_argument("--out", help="folder for predictions.json and predictions.png")
     parser.add_argument("--topk", type=int, default=5, help="guesses per image")
-    parser.add_argument("--stage", type=int, default=0, help="stage whose attention is drawn; -1 is the last")
-    parser.add_argument("--no-attention", action="store_true", help="draw no attention")
+    parser.add_argument(
+        "--stage",
+        type=int,
+        help="stage whose attention is drawn, -1 is the last (default: 0, or none where there is none)",
+    )
     parser.add_argument("--max-drawn", type=int, default=24, help="images in the picture")
     parser.add_argument("--num-classes", type=int, help="classes of the checkpoint, with a model name")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the GPU if there is one)")
@@ -29,7 +32,8 @@ def main() -> None:
 
     paths = find_images(args.images)
     predictor = Predictor(args.model, args.checkpoint, parse_options(args.cfg_options), args.device, args.num_classes)
-    results = predictor(paths, args.topk, None if args.no_attention else args.stage, args.batch_size)
+    stage = predictor.first_attention_stage() if args.stage is None else args.stage
+    results = predictor(paths, args.topk, stage, args.batch_size)
     print_table(results)
     if args.out:
         write_results(results, Path(args.out), args.max_drawn)

@@ -41,7 +41,7 @@ def test_from_training_to_predictions(monkeypatch, tmp_path, capsys):
     assert len(json.loads((tmp_path / "p" / "predictions.json").read_text())[0]["guesses"]) == 5
     assert (tmp_path / "p" / "predictions.png").exists()
     both = (tmp_path / "digit.png", tmp_path / "broken.png")
-    assert run(monkeypatch, "predict.py", CONFIG, best, *both, "--no-attention") == 1
+    assert run(monkeypatch, "predict.py", CONFIG, best, *both, "--stage", -1) == 1
     assert "1 of 2 images could not be read" in capsys.readouterr().err
 
     target = tmp_path / "weights.safetensors"

@@ -66,7 +66,10 @@ def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]
         rows = [row for row in val if name in row]
         if rows:
             accuracy.plot(
-                [row["iter"] / per_epoch for row in rows], [row[name] for row in rows], color=color, label=name[4:]
+                [row["iter"] / per_epoch for row in rows],
+                [row[name] for row in rows],
+                color=color,
+                label=name[4:].replace("top", "top-"),
             )
     best = max((row for row in val if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
     if best is not None:

@@ -52,11 +52,11 @@ class WeightAverage(Hook):
             return
         step = (runner.iter + 1) // runner.optim_wrapper.accumulative_counts
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        for name, value in runner.net.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        values = runner.net.state_dict()
+        floating = [name for name in values if values[name].is_floating_point()]
+        torch._foreach_lerp_([self.average[k] for k in floating], [values[k] for k in floating], 1 - decay)
+        for name in values.keys() - set(floating):
+            self.average[name].copy_(values[name])
 
     @torch.no_grad()
     def _swap(self, runner) -> None:

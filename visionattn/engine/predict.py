@@ -19,7 +19,7 @@ from visionattn.engine.config import load_config, model_data_config
 from visionattn.engine.devices import resolve_device
 from visionattn.engine.figures import draw_predictions
 from visionattn.engine.images import ImageError, load_image
-from visionattn.utils.attention_maps import attention_map
+from visionattn.utils.attention_maps import attention_layers, attention_map
 
 __all__ = ["Predictor", "print_table", "write_results"]
 
@@ -60,6 +60,14 @@ class Predictor:
         meta = load_weights(self.net, checkpoint)
         self.classes = class_names(self.net, meta.get("classes"))
         self.net.to(self.device).eval()
+
+    def first_attention_stage(self) -> Optional[int]:
+        """0 if the first stage has attention that can be shown, else None."""
+        try:
+            attention_layers(self.net, 0)
+        except ValueError:
+            return None
+        return 0
 
     @torch.no_grad()
     def __call__(
@@ -129,15 +137,18 @@ def class_names(net: nn.Module, known: Optional[Sequence[str]]) -> Tuple[str, ..
 def print_table(results: Sequence[Dict[str, Any]]) -> None:
     """Prints a `Predictor`'s results as a table on the terminal."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     guesses = max((len(result["guesses"]) for result in results), default=0)
-    table = Table("image", *(f"top {i + 1}" for i in range(guesses)))
-    for result in results:
+    table = Table(Column("image", overflow="fold"), *(f"top {i + 1}" for i in range(guesses)))
+    names = [Path(result["path"]).name for result in results]
+    if len(set(names)) < len(names):
+        names = [result["path"] for result in results]
+    for name, result in zip(names, results):
         if result["error"]:
-            table.add_row(result["path"], f"[red]{result['error']}[/red]", *[""] * max(0, guesses - 1))
+            table.add_row(name, f"[red]{result['error']}[/red]", *[""] * max(0, guesses - 1))
         else:
-            table.add_row(result["path"], *(f"{name} {value:.1%}" for name, value in result["guesses"]))
+            table.add_row(name, *(f"{label} {value:.1%}" for label, value in result["guesses"]))
     console = Console()
     if not console.is_terminal:
         console.width = 160  # in a file there is room

@@ -12,7 +12,7 @@ from visionattn.layers import NeighborhoodAttention2D
 from visionattn.layers.neighborhood_attention import pad_to_window
 from visionattn.models.nat_isotropic import RelativeBiasAttention, dense_bias
 
-__all__ = ["attention_map", "attention_received"]
+__all__ = ["attention_layers", "attention_map", "attention_received"]
 
 
 @torch.no_grad()
@@ -73,6 +73,30 @@ def _scatter(weights: Tensor, key: Tensor, layer: NeighborhoodAttention2D, clip:
         return torch.autograd.grad(out.sum(), value)[0].squeeze(-1)
 
 
+def attention_layers(model: nn.Module, stage: int) -> List[nn.Module]:
+    """The layers of a stage whose attention `attention_received` can tell.
+
+    Args:
+        model: A NAT, DiNAT or isotropic model.
+        stage: Index into `model.stages` (or `model.blocks` of an isotropic model); negative ones count from the end.
+
+    Raises:
+        ValueError: no such stage, or no such layer in it.
+    """
+    stages = getattr(model, "stages", None)
+    if stages is None:
+        stages = getattr(model, "blocks", [])
+    if len(stages) == 0:
+        raise ValueError(f"{type(model).__name__} has no stages with attention that can be shown")
+    if not -len(stages) <= stage < len(stages):
+        raise ValueError(f"stage must be in {-len(stages)}..{len(stages) - 1}, got {stage}")
+    kinds = (NeighborhoodAttention2D, RelativeBiasAttention)
+    layers = [module for module in stages[stage].modules() if isinstance(module, kinds)]
+    if not layers:
+        raise ValueError(f"stage {stage} of {type(model).__name__} has no attention layer that can be shown")
+    return layers
+
+
 @torch.no_grad()
 def attention_map(model: nn.Module, images: Tensor, stage: int = -1) -> Tensor:
     """The attention received per token in one stage of a model, averaged over its heads and layers.
@@ -80,7 +104,7 @@ def attention_map(model: nn.Module, images: Tensor, stage: int = -1) -> Tensor:
     Args:
         model: A NAT, DiNAT or isotropic model.
         images: `[batch, channels, height, width]`, normalised as the model wants.
-        stage: Index into `model.stages` (or `model.blocks` of an isotropic model); negative ones count from the end.
+        stage: As in `attention_layers`.
 
     Returns:
         `[batch, map height, map width]` float32; 1 is what even attention would give.
@@ -88,15 +112,7 @@ def attention_map(model: nn.Module, images: Tensor, stage: int = -1) -> Tensor:
     Raises:
         ValueError: no such stage, or no layer in it whose attention can be shown.
     """
-    stages = getattr(model, "stages", None)
-    if stages is None:
-        stages = getattr(model, "blocks", [])
-    if not -len(stages) <= stage < len(stages):
-        raise ValueError(f"stage must be in {-len(stages)}..{len(stages) - 1}, got {stage}")
-    kinds = (NeighborhoodAttention2D, RelativeBiasAttention)
-    layers = [module for module in stages[stage].modules() if isinstance(module, kinds)]
-    if not layers:
-        raise ValueError(f"stage {stage} of {type(model).__name__} has no attention layer that can be shown")
+    layers = attention_layers(model, stage)
     maps: List[Tensor] = []
 
     def note(layer: nn.Module, inputs: tuple) -> None:
