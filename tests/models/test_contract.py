@@ -293,8 +293,17 @@ def test_wrong_arguments(name, kwargs, error, match):
         timm.create_model(name, **kwargs)
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64)])
-def test_wrong_inputs(shape):
-    for case in TINY:
-        with pytest.raises((ValueError, RuntimeError, IndexError)):
-            make(case)(images(*shape))
+@each_model
+@pytest.mark.parametrize(
+    "shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 64), (1, 3, 64, 0), (1, 64, 64, 3), (1, 3, 1, 64, 64)]
+)
+def test_wrong_shapes(case, shape):
+    model = make(case)
+    for forward in (model, model.forward_intermediates):
+        with pytest.raises(ValueError, match=r"x must be images of shape \[batch, 3, height, width\]"):
+            forward(torch.zeros(shape))
+
+
+def test_wrong_dtype():
+    with pytest.raises(TypeError, match=r"x must be floating-point images.*uint8"):
+        make("nat_test")(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))

@@ -25,6 +25,7 @@ from visionattn.layers import NeighborhoodAttention2D
 from visionattn.models import _checkpoint
 from visionattn.models._block import Block, init_module
 from visionattn.models._dilation import Dilations, resolve_dilations
+from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["NAT", "checkpoint_filter_fn"]
@@ -241,6 +242,9 @@ class NAT(nn.Module):
         self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
 
+    def _embed(self, x: Tensor) -> Tensor:
+        return self.pos_drop(self.stem(check_images(x, self.in_chans)))
+
     def forward_intermediates(
         self,
         x: Tensor,
@@ -267,7 +271,7 @@ class NAT(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         final = len(self.stages) - 1
         intermediates: List[Tensor] = []
-        x = self.pos_drop(self.stem(x))
+        x = self._embed(x)
         if torch.jit.is_scripting() or not stop_early:  # TorchScript can't slice a Sequential
             stages = self.stages
         else:
@@ -300,7 +304,7 @@ class NAT(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """`[B, in_chans, H, W]` to the normed final map `[B, H/32, W/32, num_features]`."""
-        return self.norm(self.stages(self.pos_drop(self.stem(x))))
+        return self.norm(self.stages(self._embed(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pools and classifies the final map."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from visionattn.layers import NeighborhoodAttention2D
 from visionattn.models import _checkpoint
 from visionattn.models._block import Block, init_module
+from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["IsotropicNAT", "RelativeBiasAttention", "checkpoint_filter_fn"]
@@ -274,6 +275,9 @@ class IsotropicNAT(nn.Module):
         self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
 
+    def _embed(self, x: Tensor) -> Tensor:
+        return self.pos_drop(self.patch_embed(check_images(x, self.in_chans)))
+
     def forward_intermediates(
         self,
         x: Tensor,
@@ -299,7 +303,7 @@ class IsotropicNAT(nn.Module):
         assert output_fmt in ("NCHW", "NHWC"), "Output format must be NCHW or NHWC."
         take, last = feature_take_indices(len(self.blocks), indices)
         intermediates: List[Tensor] = []
-        x = self.pos_drop(self.patch_embed(x))
+        x = self._embed(x)
         if torch.jit.is_scripting() or not stop_early:  # TorchScript can't slice a Sequential
             blocks = self.blocks
         else:
@@ -331,7 +335,7 @@ class IsotropicNAT(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """`[B, in_chans, H, W]` to the normed final map `[B, H / patch_size, W / patch_size, embed_dim]`."""
-        x = self.pos_drop(self.patch_embed(x))
+        x = self._embed(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x)
         else:
