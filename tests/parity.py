@@ -1,7 +1,7 @@
 """Comparison with what a paper's released code computed, without its weights.
 
 A fixture lists the names and shapes of the released state dict. `fill` makes the same numbers from a name and a shape
-on both sides, so that the fixture only has to hold the outputs: a few samples of each tensor, and all logits to 7 digits.
+on both sides, so that the fixture only has to hold the outputs: samples of each tensor, and all logits to 7 digits.
 """
 
 import json
