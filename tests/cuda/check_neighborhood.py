@@ -141,6 +141,40 @@ def check_fused_fixture(report: Report, path: Path, dtype: torch.dtype, device: 
     report.compare("fixture", dtype, results(dtype, "auto"), expected, path.stem)
 
 
+def check_unfused_fixture(report: Report, path: Path, device: str) -> None:
+    data = {name: torch.from_numpy(array) for name, array in np.load(path).items() if array.dtype.kind in "fib"}
+    leaves = {
+        n: data[n].float().to(device).requires_grad_() for n in ("q", "k", "v", "rpb", "attn_softmax") if n in data
+    }
+    kernel_size, dilation, is_causal = (data[n].reshape(-1).tolist() for n in ("kernel_size", "dilation", "is_causal"))
+    rank = leaves["q"].dim() - 3
+    qk, av = getattr(ops, f"na{rank}d_qk"), getattr(ops, f"na{rank}d_av")
+    logits = qk(leaves["q"], leaves["k"], kernel_size, dilation, is_causal=is_causal, rpb=leaves.get("rpb"))
+    out = av(leaves["attn_softmax"], leaves["v"], kernel_size, dilation, is_causal=is_causal)
+    inputs = [n for n in ("q", "k", "rpb") if n in leaves]
+    grads = torch.autograd.grad(logits, [leaves[n] for n in inputs], data["grad_attn"].float().to(device))
+    grads += torch.autograd.grad(out, [leaves["attn_softmax"], leaves["v"]], data["grad_out"].float().to(device))
+    actual = {"logits": logits.detach().nan_to_num(neginf=1e4), "out": out.detach()}
+    actual.update({f"grad_{n}": grad for n, grad in zip((*inputs, "attn", "v"), grads)})
+    expected = {"logits": data["attn"].nan_to_num(neginf=1e4), "out": data["out"]}
+    expected.update({f"grad_{n}": data[f"d_{n}"] for n in (*inputs, "attn", "v")})
+    report.compare("recorded", torch.float32, actual, expected, path.stem)
+
+
+def check_recorded_windows(report: Report, device: str) -> None:
+    """Uniform attention over one-hot values shows which keys a query attends to."""
+    data = np.load(FIXTURES / "op_windows.npz")
+    for row, start, stop in zip(data["cfg"].tolist(), data["offset"][:-1], data["offset"][1:]):
+        length, *area, causal = row
+        bits = np.unpackbits(data["bits"][start:stop])[: length * length]
+        expected = torch.from_numpy(bits.reshape(length, length)).bool()
+        query = torch.zeros(1, length, 1, 4, device=device)
+        value = torch.eye(length, device=device)[None, :, None]
+        out = ops.na1d(query, query, value, *area, is_causal=bool(causal))
+        report.require(torch.equal(out[0, :, 0].cpu() > 0, expected), f"windows of {row}")
+        report.counts["windows"] = report.counts.get("windows", 0) + 1
+
+
 def unfused_results(case: Case, tensors: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
     """Logits, output and gradients of the unfused operators; what masked slots hold is NaN and must not matter."""
     rank = len(case.spatial)
@@ -240,7 +274,7 @@ def check_past_2_31_elements(report: Report, device: str) -> None:
     qkv = torch.empty(batch, length, 3, heads, dim, device=device, dtype=torch.bfloat16).normal_()
     rpb = torch.randn(heads, 2 * kernel - 1, device=device)
     leaves = [x.detach().requires_grad_() for x in (*qkv.unbind(2), rpb)]
-    out = ops.na1d(*leaves[:3], kernel, rpb=rpb)
+    out = ops.na1d(*leaves[:3], kernel, rpb=leaves[3])
     grad = torch.empty_like(out).normal_()
     grads = torch.autograd.grad(out, leaves, grad)
     assert out.numel() > 2**31
@@ -302,6 +336,13 @@ def run(cases: int = 300, small: bool = False, device: str = "cuda") -> Report:
     fixtures = sorted(FIXTURES.glob("op_na?d_*.npz"))
     report.require(bool(fixtures), f"no fixtures in {FIXTURES}")
 
+    def recorded() -> None:
+        for path, dtype in itertools.product(fixtures, DTYPES):
+            check_fused_fixture(report, path, dtype, device)
+        for path in sorted(FIXTURES.glob("op_qk_av_*.npz")):
+            check_unfused_fixture(report, path, device)
+        check_recorded_windows(report, device)
+
     def fused() -> None:
         for seed, dtype in itertools.product(range(cases), DTYPES):
             check_case(report, "random", random_case(seed, dtype, tokens), device)
@@ -315,7 +356,7 @@ def run(cases: int = 300, small: bool = False, device: str = "cuda") -> Report:
             check_case(report, "large", dataclasses.replace(case, dtype=dtype), device)
 
     checks: dict[str, Callable[[], None]] = {
-        "fixtures": lambda: [check_fused_fixture(report, f, d, device) for f in fixtures for d in DTYPES],
+        "fixtures": recorded,
         "random": fused,
         "unfused": unfused,
         "large": large,

@@ -62,57 +62,31 @@ struct Channels {
   }
 };
 
+// 16 bytes of neighbouring elements.
 template <typename T>
 struct alignas(16) Pack {
   static constexpr int kSize = 16 / sizeof(T);
   T value[kSize];
+
+  // Through the read-only cache, like every input: no kernel reads what it writes.
+  static __device__ __forceinline__ Pack read(const T* from) {
+    const uint4 bits = __ldg(reinterpret_cast<const uint4*>(from));
+    return *reinterpret_cast<const Pack*>(&bits);
+  }
 };
 
-// Channels [channel, channel + 8) of a row of `dim`, zeros beyond it. `packed`: see rows_are_packed.
-template <typename T>
-__device__ __forceinline__ Channels load_channels(const T* row, int channel, int dim, bool packed) {
-  Channels result;
-  if (packed) {
-    if (channel < dim) {
-#pragma unroll
-      for (int i = 0; i < kChannels; i += Pack<T>::kSize) {
-        const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(row + channel + i);
-#pragma unroll
-        for (int j = 0; j < Pack<T>::kSize; ++j) result.value[i + j] = widen(pack.value[j]);
-      }
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
-      if (channel + i < dim) result.value[i] = widen(row[channel + i]);
-    }
-  }
-  return result;
-}
-
-template <typename T>
-__device__ __forceinline__ void store_channels(T* row, int channel, int dim, bool packed, const Channels& channels) {
-  if (packed) {
-    if (channel < dim) {
-#pragma unroll
-      for (int i = 0; i < kChannels; i += Pack<T>::kSize) {
-        Pack<T> pack;
-#pragma unroll
-        for (int j = 0; j < Pack<T>::kSize; ++j) pack.value[j] = narrow<T>(channels.value[i + j]);
-        *reinterpret_cast<Pack<T>*>(row + channel + i) = pack;
-      }
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
-      if (channel + i < dim) row[channel + i] = narrow<T>(channels.value[i]);
-    }
-  }
-}
+// A number of lanes, and whether they may read rows in 16-byte pieces (see rows_are_packed).
+template <int count, bool packed>
+struct Lanes {
+  static constexpr int kCount = count;
+  static constexpr bool kPacked = packed;
+};
 
 // The group of lanes that this thread belongs to.
-template <int kLanes>
+template <typename LanesType>
 struct Group {
+  static constexpr int kLanes = LanesType::kCount;
+  static constexpr bool kPacked = LanesType::kPacked;
   static constexpr int kPerBlock = kThreads / kLanes;
   const int lane = int(threadIdx.x) % kLanes;
   const int number = int(threadIdx.x) / kLanes;  // in the block
@@ -130,15 +104,57 @@ struct Group {
     return x;
   }
 
+  // Channels [channel, channel + 8) of a row of `dim`, zeros beyond it.
+  template <typename T>
+  __device__ __forceinline__ Channels load(const T* row, int channel, int dim) const {
+    Channels result;
+    if constexpr (kPacked) {
+      if (channel < dim) {
+#pragma unroll
+        for (int i = 0; i < kChannels; i += Pack<T>::kSize) {
+          const Pack<T> pack = Pack<T>::read(row + channel + i);
+#pragma unroll
+          for (int j = 0; j < Pack<T>::kSize; ++j) result.value[i + j] = widen(pack.value[j]);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        if (channel + i < dim) result.value[i] = widen(__ldg(row + channel + i));
+      }
+    }
+    return result;
+  }
+
+  template <typename T>
+  __device__ __forceinline__ void store(T* row, int channel, int dim, const Channels& channels) const {
+    if constexpr (kPacked) {
+      if (channel < dim) {
+#pragma unroll
+        for (int i = 0; i < kChannels; i += Pack<T>::kSize) {
+          Pack<T> pack;
+#pragma unroll
+          for (int j = 0; j < Pack<T>::kSize; ++j) pack.value[j] = narrow<T>(channels.value[i + j]);
+          *reinterpret_cast<Pack<T>*>(row + channel + i) = pack;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        if (channel + i < dim) row[channel + i] = narrow<T>(channels.value[i]);
+      }
+    }
+  }
+
   // This lane's part of the scalar product of two rows of `dim` channels; `a` and `b` are their channels() already
   // loaded. Only rows that may be longer than the group's registers are read again.
   template <typename T>
-  __device__ __forceinline__ float dot(const Channels& a, const T* row_a, const Channels& b, const T* row_b, int dim,
-                                       bool packed) const {
+  __device__ __forceinline__ float dot(const Channels& a, const T* row_a, const Channels& b, const T* row_b,
+                                       int dim) const {
     if constexpr (kLanes < kWarp) return a.dot(b);
     float sum = 0.f;
     for (int c = lane * kChannels; c < dim; c += kWarp * kChannels) {
-      sum += load_channels(row_a, c, dim, packed).dot(load_channels(row_b, c, dim, packed));
+      sum += load(row_a, c, dim).dot(load(row_b, c, dim));
     }
     return sum;
   }
@@ -215,6 +231,16 @@ __device__ __forceinline__ int64_t group_offset(const View& view, const Axis (&a
          (int64_t(k) * axes[2].dilation + at.group[2]) * view.spatial[2];
 }
 
+// Element `index` of a float32 array that the kernel doesn't write.
+__device__ __forceinline__ float read_float(const void* array, int64_t index) {
+  return __ldg(static_cast<const float*>(array) + index);
+}
+
+// From one number to the next on an axis.
+__device__ __forceinline__ int64_t group_step(const View& view, const Axis (&axes)[kMaxRank], int axis) {
+  return axes[axis].dilation * view.spatial[axis];
+}
+
 // Index into the map of number (i, j, k) in the dilation group of `at`.
 __device__ __forceinline__ int64_t group_token(const Axis (&axes)[kMaxRank], const Grouped& at, int32_t i, int32_t j,
                                                int32_t k) {
@@ -272,18 +298,21 @@ inline void check_launch() {
   }
 }
 
-// function(T{}, lanes) with the element type and the lanes per row (an integral constant) for rows of `dim` channels.
+// function(T{}, Lanes{}) with the element type and the lanes for rows of `dim` channels. Unaligned rows are rare: they
+// get by with fewer kernels.
 template <typename Function>
-void dispatch(DataType dtype, int32_t dim, Function function) {
+void dispatch(DataType dtype, int32_t dim, bool packed, Function function) {
   const auto with_lanes = [&](auto element) {
-    if (dim <= 4 * kChannels) {
-      function(element, std::integral_constant<int, 4>());
+    if (!packed) {
+      dim <= 4 * kChannels ? function(element, Lanes<4, false>()) : function(element, Lanes<32, false>());
+    } else if (dim <= 4 * kChannels) {
+      function(element, Lanes<4, true>());
     } else if (dim <= 8 * kChannels) {
-      function(element, std::integral_constant<int, 8>());
+      function(element, Lanes<8, true>());
     } else if (dim <= 16 * kChannels) {
-      function(element, std::integral_constant<int, 16>());
+      function(element, Lanes<16, true>());
     } else {
-      function(element, std::integral_constant<int, 32>());
+      function(element, Lanes<32, true>());
     }
   };
   switch (dtype) {

@@ -8,11 +8,10 @@ namespace {
 
 constexpr int kTogether = 2;  // keys or queries in flight
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads)
-    query_kernel(const __grid_constant__ NeighborhoodParams params,
-                 const __grid_constant__ NeighborhoodGradients gradients, const bool packed) {
-  const Group<kLanes> group;
+template <typename T, typename Lanes>
+__global__ void __launch_bounds__(kThreads) query_kernel(const __grid_constant__ NeighborhoodParams params,
+                                                         const __grid_constant__ NeighborhoodGradients gradients) {
+  const Group<Lanes> group;
   const int channel = group.channel();
   const int32_t dim = params.dim, dim_value = params.dim_value;
   const float scale = float(params.scale);
@@ -24,11 +23,11 @@ __global__ void __launch_bounds__(kThreads)
     const T* query_row = static_cast<const T*>(params.query.data) + site_offset(params.query, site);
     const T* grad_output_row =
         static_cast<const T*>(gradients.grad_output.data) + site_offset(gradients.grad_output, site);
-    const Channels query = load_channels(query_row, channel, dim, packed);
-    const Channels grad_output = load_channels(grad_output_row, channel, dim_value, packed);
+    const Channels query = group.load(query_row, channel, dim);
+    const Channels grad_output = group.load(grad_output_row, channel, dim_value);
 
     const int64_t statistics = statistics_index(params, site.batch, site.token, site.head);
-    const float lse = static_cast<const float*>(params.lse)[statistics];
+    const float lse = read_float(params.lse, statistics);
 
     // Gradient of the logits: weight * (grad_weight - delta), where delta is the weighted mean of grad_weight. It is
     // known only after the walk, hence two sums of keys. (grad_output * output has the same sum, but of a rounded
@@ -44,14 +43,14 @@ __global__ void __launch_bounds__(kThreads)
           const int32_t n = min_of(first + u, row.count - 1);
           const T* key_row = row.keys + n * row.key_step;
           const T* value_row = row.values + n * row.value_step;
-          key[u] = load_channels(key_row, channel, dim, packed);
-          const Channels value = load_channels(value_row, channel, dim_value, packed);
-          logit[u] = group.dot(query, query_row, key[u], key_row, dim, packed);
-          grad_weight[u] = group.dot(grad_output, grad_output_row, value, value_row, dim_value, packed);
+          key[u] = group.load(key_row, channel, dim);
+          const Channels value = group.load(value_row, channel, dim_value);
+          logit[u] = group.dot(query, query_row, key[u], key_row, dim);
+          grad_weight[u] = group.dot(grad_output, grad_output_row, value, value_row, dim_value);
         }
 #pragma unroll
         for (int u = 0; u < kTogether; ++u) {
-          const float bias = row.bias ? row.bias[min_of(first + u, row.count - 1)] : 0.f;
+          const float bias = row.bias ? read_float(row.bias, min_of(first + u, row.count - 1)) : 0.f;
           const float weight = exp2_fast((fmaf(group.sum(logit[u]), scale, bias) - lse) * kLog2e);
           const float weighted_grad = weight * group.sum(grad_weight[u]);
           if (first + u < row.count) {
@@ -62,20 +61,19 @@ __global__ void __launch_bounds__(kThreads)
         }
       }
     });
-    if (gradients.grad_lse) delta -= static_cast<const float*>(gradients.grad_lse)[statistics];
+    if (gradients.grad_lse) delta -= read_float(gradients.grad_lse, statistics);
     if (channel == 0) static_cast<float*>(gradients.delta)[statistics] = delta;
     weighted.add(-delta, plain);
     weighted.scale(scale);
     T* result = static_cast<T*>(gradients.grad_query.data) + site_offset(gradients.grad_query, site);
-    store_channels(result, channel, dim, packed, weighted);
+    group.store(result, channel, dim, weighted);
   }
 }
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads)
-    key_kernel(const __grid_constant__ NeighborhoodParams params,
-               const __grid_constant__ NeighborhoodGradients gradients, const bool packed) {
-  const Group<kLanes> group;
+template <typename T, typename Lanes>
+__global__ void __launch_bounds__(kThreads) key_kernel(const __grid_constant__ NeighborhoodParams params,
+                                                       const __grid_constant__ NeighborhoodGradients gradients) {
+  const Group<Lanes> group;
   const Axis(&axes)[kMaxRank] = params.axes;
   const View& grad_output_view = gradients.grad_output;
   const int channel = group.channel();
@@ -93,8 +91,8 @@ __global__ void __launch_bounds__(kThreads)
     const Box box = inverse_window_box(axes, at);
     const T* key_row = static_cast<const T*>(params.key.data) + site_offset(params.key, site);
     const T* value_row = static_cast<const T*>(params.value.data) + site_offset(params.value, site);
-    const Channels key = load_channels(key_row, channel, dim, packed);
-    const Channels value = load_channels(value_row, channel, dim_value, packed);
+    const Channels key = group.load(key_row, channel, dim);
+    const Channels value = group.load(value_row, channel, dim_value);
     Channels grad_key, grad_value;
 
     const int64_t rows = int64_t(box.span[0].size()) * box.span[1].size() * per_kv;
@@ -122,17 +120,17 @@ __global__ void __launch_bounds__(kThreads)
           const int32_t n = min_of(first + u, count - 1);
           const T* query_row = queries + n * query_step;
           const T* grad_output_row = grad_outputs + n * grad_output_step;
-          query[u] = load_channels(query_row, channel, dim, packed);
-          grad_output[u] = load_channels(grad_output_row, channel, dim_value, packed);
-          logit[u] = group.dot(key, key_row, query[u], query_row, dim, packed);
-          grad_weight[u] = group.dot(value, value_row, grad_output[u], grad_output_row, dim_value, packed);
+          query[u] = group.load(query_row, channel, dim);
+          grad_output[u] = group.load(grad_output_row, channel, dim_value);
+          logit[u] = group.dot(key, key_row, query[u], query_row, dim);
+          grad_weight[u] = group.dot(value, value_row, grad_output[u], grad_output_row, dim_value);
         }
 #pragma unroll
         for (int u = 0; u < kTogether; ++u) {
           const int32_t n = min_of(first + u, count - 1);
-          const float shift = (bias ? bias[-n] : 0.f) - lse[n * statistics_step];
+          const float shift = (bias ? read_float(bias, -n) : 0.f) - read_float(lse, n * statistics_step);
           const float weight = exp2_fast(fmaf(group.sum(logit[u]), scale, shift) * kLog2e);
-          const float grad_logit = weight * (group.sum(grad_weight[u]) - delta[n * statistics_step]);
+          const float grad_logit = weight * (group.sum(grad_weight[u]) - read_float(delta, n * statistics_step));
           if (first + u < count) {
             grad_value.add(weight, grad_output[u]);
             grad_key.add(grad_logit, query[u]);
@@ -150,8 +148,8 @@ __global__ void __launch_bounds__(kThreads)
     grad_key.scale(scale);
     T* grad_key_row = static_cast<T*>(gradients.grad_key.data) + site_offset(gradients.grad_key, site);
     T* grad_value_row = static_cast<T*>(gradients.grad_value.data) + site_offset(gradients.grad_value, site);
-    store_channels(grad_key_row, channel, dim, packed, grad_key);
-    store_channels(grad_value_row, channel, dim_value, packed, grad_value);
+    group.store(grad_key_row, channel, dim, grad_key);
+    group.store(grad_value_row, channel, dim_value, grad_value);
   }
 }
 
@@ -165,13 +163,13 @@ void generic_backward(const NeighborhoodParams& params, const NeighborhoodGradie
                       {params.dim, params.dim_value}, dtype);
   const int32_t widest = std::max(params.dim, params.dim_value);
   const int64_t sites = params.batch * params.tokens();
-  dispatch(dtype, widest, [&](auto element, auto lanes) {
+  dispatch(dtype, widest, packed, [&](auto element, auto lanes) {
     using T = decltype(element);
-    query_kernel<T, lanes.value>
-        <<<grid_for(sites * params.heads, lanes.value, params.dim), kThreads, 0, stream>>>(params, gradients, packed);
+    query_kernel<T, decltype(lanes)>
+        <<<grid_for(sites * params.heads, lanes.kCount, params.dim), kThreads, 0, stream>>>(params, gradients);
     check_launch();
-    key_kernel<T, lanes.value>
-        <<<grid_for(sites * params.heads_kv, lanes.value, widest), kThreads, 0, stream>>>(params, gradients, packed);
+    key_kernel<T, decltype(lanes)>
+        <<<grid_for(sites * params.heads_kv, lanes.kCount, widest), kThreads, 0, stream>>>(params, gradients);
     check_launch();
   });
   if (params.additional > 0) backward_additional(params, gradients, dtype, stream);

@@ -5,14 +5,13 @@
 namespace visionattn {
 namespace {
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads)
-    additional_kernel(const __grid_constant__ NeighborhoodParams params,
-                      const __grid_constant__ NeighborhoodGradients gradients, const bool packed) {
-  constexpr int kGroups = Group<kLanes>::kPerBlock;
-  constexpr int kWidth = kLanes * kChannels;
+template <typename T, typename Lanes>
+__global__ void __launch_bounds__(kThreads) additional_kernel(const __grid_constant__ NeighborhoodParams params,
+                                                              const __grid_constant__ NeighborhoodGradients gradients) {
+  constexpr int kGroups = Group<Lanes>::kPerBlock;
+  constexpr int kWidth = Lanes::kCount * kChannels;
   __shared__ float partial[kGroups][kWidth];
-  const Group<kLanes> group;
+  const Group<Lanes> group;
   const int channel = group.channel();
   const int32_t dim = params.dim, dim_value = params.dim_value;
   const int32_t per_kv = params.heads / params.heads_kv;
@@ -41,8 +40,8 @@ __global__ void __launch_bounds__(kThreads)
     const auto offset = [&](const View& view) { return row_offset(view, batch, head_kv) + number * view.spatial[0]; };
     const T* key_row = static_cast<const T*>(params.additional_key.data) + offset(params.additional_key);
     const T* value_row = static_cast<const T*>(params.additional_value.data) + offset(params.additional_value);
-    const Channels key = load_channels(key_row, channel, dim, packed);
-    const Channels value = load_channels(value_row, channel, dim_value, packed);
+    const Channels key = group.load(key_row, channel, dim);
+    const Channels value = group.load(value_row, channel, dim_value);
     Channels grad_key, grad_value;
     for (int64_t n = group.number; n < per_kv * tokens; n += kGroups) {
       Site site(params.axes, per_kv, n);
@@ -51,13 +50,13 @@ __global__ void __launch_bounds__(kThreads)
       const T* query_row = static_cast<const T*>(params.query.data) + site_offset(params.query, site);
       const T* grad_output_row =
           static_cast<const T*>(gradients.grad_output.data) + site_offset(gradients.grad_output, site);
-      const Channels query = load_channels(query_row, channel, dim, packed);
-      const Channels grad_output = load_channels(grad_output_row, channel, dim_value, packed);
-      const float logit = group.sum(group.dot(key, key_row, query, query_row, dim, packed));
-      const float grad_weight = group.sum(group.dot(value, value_row, grad_output, grad_output_row, dim_value, packed));
+      const Channels query = group.load(query_row, channel, dim);
+      const Channels grad_output = group.load(grad_output_row, channel, dim_value);
+      const float logit = group.sum(group.dot(key, key_row, query, query_row, dim));
+      const float grad_weight = group.sum(group.dot(value, value_row, grad_output, grad_output_row, dim_value));
       const int64_t statistics = statistics_index(params, batch, site.token, site.head);
-      const float lse = static_cast<const float*>(params.lse)[statistics];
-      const float delta = static_cast<const float*>(gradients.delta)[statistics];
+      const float lse = read_float(params.lse, statistics);
+      const float delta = read_float(gradients.delta, statistics);
       const float weight = exp2_fast(fmaf(logit, scale, -lse) * kLog2e);
       grad_value.add(weight, grad_output);
       grad_key.add(weight * (grad_weight - delta), query);
@@ -78,10 +77,10 @@ void backward_additional(const NeighborhoodParams& params, const NeighborhoodGra
                       {params.dim, params.dim_value}, dtype);
   const int32_t widest = std::max(params.dim, params.dim_value);
   const int64_t blocks = params.batch * params.heads_kv * params.additional;
-  dispatch(dtype, widest, [&](auto element, auto lanes) {
-    dim3 grid = grid_for(1, lanes.value, widest);
+  dispatch(dtype, widest, packed, [&](auto element, auto lanes) {
+    dim3 grid = grid_for(1, lanes.kCount, widest);
     grid.x = unsigned(std::min<int64_t>(blocks, int64_t(1) << 30));
-    additional_kernel<decltype(element), lanes.value><<<grid, kThreads, 0, stream>>>(params, gradients, packed);
+    additional_kernel<decltype(element), decltype(lanes)><<<grid, kThreads, 0, stream>>>(params, gradients);
   });
   check_launch();
 }

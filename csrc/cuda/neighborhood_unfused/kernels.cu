@@ -1,4 +1,4 @@
-// Unfused neighborhood attention: a group of lanes per query (or key), one thread per slice and bias entry.
+// Unfused neighborhood attention: a group of lanes per query (or key), one thread per slice and line of the bias.
 #include "../common/bias_sum.cuh"
 #include "launch.h"
 
@@ -7,9 +7,9 @@ namespace {
 
 constexpr int kTogether = 4;  // rows in flight
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads) qk_kernel(const __grid_constant__ UnfusedParams params, const bool packed) {
-  const Group<kLanes> group;
+template <typename T, typename Lanes>
+__global__ void __launch_bounds__(kThreads) qk_kernel(const __grid_constant__ UnfusedParams params) {
+  const Group<Lanes> group;
   const Axis(&axes)[kMaxRank] = params.axes;
   const int channel = group.lane * kChannels;
   const int32_t dim = params.dim;
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads) qk_kernel(const __grid_constant__ Un
     const T* query_row = static_cast<const T*>(params.query.data) + site_offset(params.query, site);
     const T* keys = static_cast<const T*>(params.key.data) + row_offset(params.key, site.batch, site.head);
     T* slots = static_cast<T*>(params.attention.data) + site_offset(params.attention, site);
-    const Channels query = load_channels(query_row, channel, dim, packed);
+    const Channels query = group.load(query_row, channel, dim);
     for (int32_t i = 0; i < axes[0].kernel; ++i) {
       for (int32_t j = 0; j < axes[1].kernel; ++j, slots += axes[2].kernel) {
         // Slots past the window of any axis are masked.
@@ -43,12 +43,12 @@ __global__ void __launch_bounds__(kThreads) qk_kernel(const __grid_constant__ Un
 #pragma unroll
             for (int u = 0; u < kTogether; ++u) {
               const T* key = row + min_of(first + u, count - 1) * key_step;
-              sums[u] = group.dot(query, query_row, load_channels(key, channel, dim, packed), key, dim, packed);
+              sums[u] = group.dot(query, query_row, group.load(key, channel, dim), key, dim);
             }
 #pragma unroll
             for (int u = 0; u < kTogether; ++u) {
               const float sum = group.sum(sums[u]);
-              if (group.lane == u && first + u < count) logit = bias ? sum + bias[first + u] : sum;
+              if (group.lane == u && first + u < count) logit = bias ? sum + read_float(bias, first + u) : sum;
             }
           }
           const int32_t slot = first + group.lane;
@@ -59,9 +59,9 @@ __global__ void __launch_bounds__(kThreads) qk_kernel(const __grid_constant__ Un
   }
 }
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads) av_kernel(const __grid_constant__ UnfusedParams params, const bool packed) {
-  const Group<kLanes> group;
+template <typename T, typename Lanes>
+__global__ void __launch_bounds__(kThreads) av_kernel(const __grid_constant__ UnfusedParams params) {
+  const Group<Lanes> group;
   const Axis(&axes)[kMaxRank] = params.axes;
   const int channel = group.channel();
   const int64_t total = params.batch * params.heads * params.tokens();
@@ -81,18 +81,17 @@ __global__ void __launch_bounds__(kThreads) av_kernel(const __grid_constant__ Un
       const T* weights = slots + line * axes[2].kernel;
 #pragma unroll 4
       for (int32_t n = 0; n < count; ++n) {
-        output.add(widen(weights[n]), load_channels(row + n * value_step, channel, params.dim, packed));
+        output.add(widen(__ldg(weights + n)), group.load(row + n * value_step, channel, params.dim));
       }
     });
     T* result = static_cast<T*>(params.output.data) + site_offset(params.output, site);
-    store_channels(result, channel, params.dim, packed, output);
+    group.store(result, channel, params.dim, output);
   }
 }
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads)
-    av_transposed_kernel(const __grid_constant__ UnfusedParams params, const bool packed) {
-  const Group<kLanes> group;
+template <typename T, typename Lanes>
+__global__ void __launch_bounds__(kThreads) av_transposed_kernel(const __grid_constant__ UnfusedParams params) {
+  const Group<Lanes> group;
   const Axis(&axes)[kMaxRank] = params.axes;
   const int channel = group.channel();
   const int64_t total = params.batch * params.heads * params.tokens();
@@ -113,33 +112,41 @@ __global__ void __launch_bounds__(kThreads)
       const int64_t line = (int64_t(slot(0, i)) * axes[1].kernel + slot(1, j)) * axes[2].kernel;
 #pragma unroll 4
       for (int32_t k = box.span[2].begin; k < box.span[2].end; ++k) {
-        const float weight = widen(weights[group_offset(params.attention, axes, at, i, j, k) + line + slot(2, k)]);
+        const float weight =
+            widen(__ldg(weights + group_offset(params.attention, axes, at, i, j, k) + line + slot(2, k)));
         const T* row = inputs + group_offset(params.query, axes, at, i, j, k);
-        output.add(weight, load_channels(row, channel, params.dim, packed));
+        output.add(weight, group.load(row, channel, params.dim));
       }
     });
     T* result = static_cast<T*>(params.output.data) + site_offset(params.output, site);
-    store_channels(result, channel, params.dim, packed, output);
+    group.store(result, channel, params.dim, output);
   }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    rpb_gradient_kernel(const __grid_constant__ UnfusedParams params, const int64_t slices, float* partial) {
+    rpb_gradient_kernel(const __grid_constant__ UnfusedParams params, const BiasSizes sizes, const int64_t workers,
+                        float* partial) {
+  __shared__ float bins[kBins][kThreads];  // a column per thread
   const Axis(&axes)[kMaxRank] = params.axes;
   const View& view = params.attention;
-  const int64_t entries = params.heads * params.rpb_size();
   const int64_t step = int64_t(gridDim.x) * kThreads;
-  for (int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x; index < slices * entries; index += step) {
-    const int64_t slice = index / entries;
-    const BiasEntry entry(axes, index - slice * entries);
-    const auto weight = [&](int64_t batch, const int32_t (&position)[kMaxRank], const int32_t (&slot)[kMaxRank]) {
-      const int64_t offset = row_offset(view, batch, entry.head) + position[0] * view.spatial[0] +
-                             position[1] * view.spatial[1] + position[2] * view.spatial[2] +
-                             (int64_t(slot[0]) * axes[1].kernel + slot[1]) * axes[2].kernel + slot[2];
-      return widen(static_cast<const T*>(view.data)[offset]);
+  for (int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x; index < workers; index += step) {
+    const BiasWorker worker(axes, sizes, index);
+    for (int32_t b = 0; b < worker.last.size(); ++b) bins[b][threadIdx.x] = 0.f;
+    const auto make_row = [&](int64_t batch, int32_t x, int32_t y, const int32_t (&slot)[2]) {
+      const T* weights = static_cast<const T*>(view.data) + row_offset(view, batch, worker.head) + x * view.spatial[0] +
+                         y * view.spatial[1] + (int64_t(slot[0]) * axes[1].kernel + slot[1]) * axes[2].kernel;
+      return [weights, &view, &worker](int32_t z, int32_t number, const Interval& window, const Interval& keys) {
+        const T* slots = weights + z * view.spatial[2];
+        for (int32_t key = keys.begin; key < keys.end; ++key) {
+          bins[key - number - worker.last.begin][threadIdx.x] += widen(__ldg(slots + key - window.begin));
+        }
+      };
     };
-    partial[index] = sum_slice(axes, params.batch, entry, slice, slices, weight);
+    for_each_query(axes, sizes, worker, make_row);
+    float* target = partial + worker.slice * sizes.entries + worker.entry;
+    for (int32_t b = 0; b < worker.last.size(); ++b) target[b] = bins[b][threadIdx.x];
   }
 }
 
@@ -149,40 +156,39 @@ int64_t tokens_of(const UnfusedParams& params) { return params.batch * params.he
 
 void unfused_qk(const UnfusedParams& params, DataType dtype, cudaStream_t stream) {
   const bool packed = rows_are_packed({&params.query, &params.key}, {params.dim}, dtype);
-  dispatch(dtype, params.dim, [&](auto element, auto lanes) {
-    qk_kernel<decltype(element), lanes.value>
-        <<<grid_for(tokens_of(params), lanes.value, 1), kThreads, 0, stream>>>(params, packed);
+  dispatch(dtype, params.dim, packed, [&](auto element, auto lanes) {
+    qk_kernel<decltype(element), decltype(lanes)>
+        <<<grid_for(tokens_of(params), lanes.kCount, 1), kThreads, 0, stream>>>(params);
   });
   check_launch();
 }
 
 void unfused_av(const UnfusedParams& params, DataType dtype, cudaStream_t stream) {
   const bool packed = rows_are_packed({&params.key, &params.output}, {params.dim}, dtype);
-  dispatch(dtype, params.dim, [&](auto element, auto lanes) {
-    av_kernel<decltype(element), lanes.value>
-        <<<grid_for(tokens_of(params), lanes.value, params.dim), kThreads, 0, stream>>>(params, packed);
+  dispatch(dtype, params.dim, packed, [&](auto element, auto lanes) {
+    av_kernel<decltype(element), decltype(lanes)>
+        <<<grid_for(tokens_of(params), lanes.kCount, params.dim), kThreads, 0, stream>>>(params);
   });
   check_launch();
 }
 
 void unfused_av_transposed(const UnfusedParams& params, DataType dtype, cudaStream_t stream) {
   const bool packed = rows_are_packed({&params.query, &params.output}, {params.dim}, dtype);
-  dispatch(dtype, params.dim, [&](auto element, auto lanes) {
-    av_transposed_kernel<decltype(element), lanes.value>
-        <<<grid_for(tokens_of(params), lanes.value, params.dim), kThreads, 0, stream>>>(params, packed);
+  dispatch(dtype, params.dim, packed, [&](auto element, auto lanes) {
+    av_transposed_kernel<decltype(element), decltype(lanes)>
+        <<<grid_for(tokens_of(params), lanes.kCount, params.dim), kThreads, 0, stream>>>(params);
   });
   check_launch();
 }
 
 void unfused_rpb_gradient(const UnfusedParams& params, DataType dtype, cudaStream_t stream) {
-  const int64_t entries = params.heads * params.rpb_size();
-  const auto launch = [&](int64_t slices, float* partial) {
-    dispatch(dtype, 1, [&](auto element, auto) {
+  const auto launch = [&](const BiasSizes& sizes, int64_t workers, float* partial) {
+    dispatch(dtype, 1, true, [&](auto element, auto) {
       rpb_gradient_kernel<decltype(element)>
-          <<<grid_for(slices * entries, 1, 1), kThreads, 0, stream>>>(params, slices, partial);
+          <<<grid_for(workers, 1, 1), kThreads, 0, stream>>>(params, sizes, workers, partial);
     });
   };
-  sum_bias(entries, segment_count(params.axes, params.batch), static_cast<float*>(params.output.data), stream, launch);
+  sum_bias(params.axes, params.batch, params.heads, static_cast<float*>(params.output.data), stream, launch);
 }
 
 }  // namespace visionattn
