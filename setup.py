@@ -4,8 +4,8 @@
 kernels. Both are written against the LibTorch stable ABI, so one build serves every Python 3 and every torch >= 2.10.
 
 Environment:
-    VISIONATTN_BUILD: `auto` (default: the CPU library where there is a C++ compiler, the CUDA library where there is
-        nvcc), `cpu`, `cuda` (both, an error if one can't be built) or `none`.
+    VISIONATTN_BUILD: `auto` (default: the CPU library where there is a C++ compiler, the CUDA library where there is an
+        nvcc that fits torch), `cpu`, `cuda` (both, an error if one can't be built) or `none`.
     TORCH_CUDA_ARCH_LIST: CUDA architectures, default "8.0;9.0a;9.0+PTX".
     MAX_JOBS: parallel compilations, default the number of cores.
 """
@@ -13,11 +13,14 @@ Environment:
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).parent.resolve()
 TORCH_TARGET = "0x020a000000000000"  # 2.10
@@ -33,6 +36,20 @@ def sources(*patterns: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern))
 
 
+def why_no_cuda(cuda_home: str | None, torch_cuda: str | None) -> str | None:
+    """What keeps the CUDA library from being built; None if nothing does."""
+    if torch_cuda is None:
+        return "this torch has no CUDA"
+    nvcc = shutil.which("nvcc", path=os.path.join(cuda_home, "bin")) if cuda_home else None
+    if nvcc is None:
+        return "no nvcc found; install the CUDA toolkit, or set CUDA_HOME to where it is"
+    report = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)\.\d+", report)
+    if release is None or release[1] != torch_cuda.split(".")[0]:
+        return f"nvcc is of CUDA {release[1] if release else '?'} and torch of CUDA {torch_cuda}; majors must agree"
+    return None
+
+
 def extensions() -> tuple[list, dict]:
     mode = os.environ.get("VISIONATTN_BUILD", "auto").lower()
     if mode not in MODES:
@@ -44,7 +61,14 @@ def extensions() -> tuple[list, dict]:
         say("no C++ compiler found: no compiled library, the slower PyTorch reference path serves")
         return [], {}
 
-    from torch.utils import cpp_extension
+    try:
+        import torch
+        from torch.utils import cpp_extension
+    except ImportError as error:
+        raise SystemExit(
+            f"visionattn is compiled against torch, which can't be imported here ({error}): install torch first, build "
+            "with isolation, or set VISIONATTN_BUILD=none"
+        ) from error
 
     class Build(cpp_extension.BuildExtension):
         """Names the libraries `lib<name>.so`: they belong to no Python version."""
@@ -71,10 +95,14 @@ def extensions() -> tuple[list, dict]:
             py_limited_api=True,
         )
     ]
-    cuda_home = cpp_extension.CUDA_HOME
-    if mode == "cuda" and cuda_home is None:
-        raise SystemExit("VISIONATTN_BUILD=cuda: no nvcc found; set CUDA_HOME or install the CUDA toolkit")
-    if mode == "cuda" or (mode == "auto" and cuda_home is not None):
+    if mode == "cpu":
+        return result, {"build_ext": Build}
+    obstacle = why_no_cuda(cpp_extension.CUDA_HOME, torch.version.cuda)
+    if obstacle and mode == "cuda":
+        raise SystemExit(f"VISIONATTN_BUILD=cuda: {obstacle}")
+    if obstacle:
+        say(f"building the CPU library only: {obstacle}")
+    else:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS)
         nvcc = [
             *common,
@@ -94,26 +122,17 @@ def extensions() -> tuple[list, dict]:
         cuda.library_dirs = [d for d in cuda.library_dirs if os.path.isdir(d)]
         result.append(cuda)
         say(f"building the CUDA library for {os.environ['TORCH_CUDA_ARCH_LIST']}")
-    elif mode == "auto":
-        say("no nvcc found: building the CPU library only")
     return result, {"build_ext": Build}
 
 
-def wheel_command() -> dict:
+class AnyPython(bdist_wheel):
     """A wheel for any Python 3: there is no Python symbol in the libraries."""
-    try:
-        from setuptools.command.bdist_wheel import bdist_wheel
-    except ImportError:
-        from wheel.bdist_wheel import bdist_wheel
 
-    class AnyPython(bdist_wheel):
-        def get_tag(self) -> tuple[str, str, str]:
-            _, _, platform = super().get_tag()
-            return "py3", "none", platform
-
-    return {"bdist_wheel": AnyPython}
+    def get_tag(self) -> tuple[str, str, str]:
+        _, _, platform = super().get_tag()
+        return "py3", "none", platform
 
 
 if __name__ == "__main__":
     ext_modules, commands = extensions()
-    setup(ext_modules=ext_modules, cmdclass={**commands, **wheel_command()})
+    setup(ext_modules=ext_modules, cmdclass={**commands, "bdist_wheel": AnyPython})
