@@ -13,12 +13,16 @@ def main() -> None:
     parser.add_argument("--out", help="JSON file for the metrics")
     args = parser.parse_args()
 
+    from mmengine.dist import is_main_process
+
     from visionattn.engine import load_config, parse_options
     from visionattn.engine.checkpoint import atomic_write
     from visionattn.engine.train import evaluate
 
     config = load_config(args.config, parse_options(args.cfg_options), args.work_dir)
     text = json.dumps(evaluate(config, args.checkpoint, args.launcher), indent=2)
+    if not is_main_process():
+        return
     print(text)
     if args.out:
         atomic_write(args.out, lambda file: file.write(text.encode()))

@@ -1,7 +1,9 @@
 """The command lines, from a training to predictions, and what they answer to wrong arguments."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +50,16 @@ def test_from_training_to_predictions(monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, "convert_checkpoint.py", "dinat_test", best, target, "--num-classes", 10) == 0
     assert run(monkeypatch, "convert_checkpoint.py", "dinat_test", best, target, "--num-classes", 10) == 2
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
+def test_torchrun(tmp_path, how):
+    """Two processes from the command line; that their losses are right is tests/engine/test_processes.py's."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tools/train.py"]
+    options = [CONFIG, "--launcher", "pytorch", "--work-dir", str(tmp_path), *how, *SHORT]
+    subprocess.run([*command, *options], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    assert (tmp_path / "best.pth").exists()
 
 
 def test_dry_run(monkeypatch, tmp_path, capsys):

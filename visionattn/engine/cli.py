@@ -46,3 +46,7 @@ def run_tool(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        torch = sys.modules.get("torch")  # not worth importing for --help
+        if torch is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -53,5 +53,6 @@ def init_distributed(launcher: str) -> None:
 def quiet_warnings() -> None:
     """Silences warnings of mmengine's that a user can do nothing about."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    warnings.filterwarnings("ignore", message="Setting .* environment variable for each process to be 1")
     # its schedulers count optimizer.step calls, which an accumulating or scaling optimizer wrapper rightly skips
     warnings.filterwarnings("ignore", message="Detected call of `scheduler.step\\(\\)` before `optimizer.step\\(\\)`")

@@ -136,7 +136,7 @@ class VisionRunner(Runner):
         if kind == "FullyShard":
             return shard_by_block(model, self.world_size, **options)
         device_ids = [torch.cuda.current_device()] if torch.cuda.is_available() else None
-        return MMDistributedDataParallel(module=model, device_ids=device_ids, **{"broadcast_buffers": False, **options})
+        return MMDistributedDataParallel(module=model, device_ids=device_ids, **options)
 
     def _init_model_weights(self) -> None:
         """Nothing: the classifier is initialised by its constructor, from the same seed on every rank."""
