@@ -11,11 +11,15 @@ using namespace tile;
 
 template <typename T, int kDim>
 KernelChoice choose_pairs(int32_t pairs) {
+  const auto kernel = [](auto* function, int32_t threads, int32_t held) {
+    return KernelChoice{reinterpret_cast<const void*>(function), threads, held, held > 0};
+  };
   if constexpr (kDim == 32) {
-    if (pairs <= 4) return {reinterpret_cast<const void*>(backward_kernel<T, kDim, 4>), kBackwardThreads<kDim, 4>, 4};
-    if (pairs <= 7) return {reinterpret_cast<const void*>(backward_kernel<T, kDim, 7>), kBackwardThreads<kDim, 7>, 7};
+    if (pairs <= 4) return kernel(backward_kernel<T, kDim, 4>, kBackwardThreads<kDim, 4>, 4);
+    if (pairs <= 5) return kernel(backward_kernel<T, kDim, 5>, kBackwardThreads<kDim, 5>, 5);
+    if (pairs <= 7) return kernel(backward_kernel<T, kDim, 7>, kBackwardThreads<kDim, 7>, 7);
   }
-  return {reinterpret_cast<const void*>(backward_kernel<T, kDim, 0>), kBackwardThreads<kDim, 0>, 0};
+  return kernel(backward_kernel<T, kDim, 0>, kBackwardThreads<kDim, 0>, 0);
 }
 
 template <typename T>
@@ -28,21 +32,25 @@ KernelChoice choose_backward(DataType dtype, int32_t dim, int32_t pairs) {
 }
 
 template <typename T, int kLanes>
-void launch_delta(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, cudaStream_t stream) {
+void launch_statistics(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, float2* statistics,
+                       cudaStream_t stream) {
+  // A thread takes several batch entries, if there are blocks enough.
+  constexpr int64_t kBlocks = 2048;
   const int64_t blocks = (params.tokens() * params.heads * kLanes + 255) / 256;
-  const dim3 grid(static_cast<uint32_t>(blocks), static_cast<uint32_t>(std::min<int64_t>(params.batch, 65535)));
-  delta_kernel<T, kLanes><<<grid, 256, 0, stream>>>(params, gradients);
+  const int64_t chunks = std::min<int64_t>({params.batch, (kBlocks + blocks - 1) / blocks, 65535});
+  const dim3 grid(static_cast<uint32_t>(blocks), static_cast<uint32_t>(chunks));
+  statistics_kernel<T, kLanes><<<grid, 256, 0, stream>>>(params, gradients, statistics);
 }
 
 template <typename T>
-void launch_delta(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, int32_t dim,
-                  cudaStream_t stream) {
+void launch_statistics(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, int32_t dim,
+                       float2* statistics, cudaStream_t stream) {
   if (dim == 32) {
-    launch_delta<T, 4>(params, gradients, stream);
+    launch_statistics<T, 4>(params, gradients, statistics, stream);
   } else if (dim == 64) {
-    launch_delta<T, 8>(params, gradients, stream);
+    launch_statistics<T, 8>(params, gradients, statistics, stream);
   } else {
-    launch_delta<T, 16>(params, gradients, stream);
+    launch_statistics<T, 16>(params, gradients, statistics, stream);
   }
 }
 
@@ -57,16 +65,19 @@ bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients
   }
   const Launch& launch = find_launch(params, dtype, true, choose_backward);
   if (!launch.supported || params.tokens() * params.heads * (launch.dim / 8) >= (int64_t(1) << 38)) return false;
-  if (dtype == DataType::float16) {
-    launch_delta<__half>(params, gradients, launch.dim, stream);
-  } else {
-    launch_delta<__nv_bfloat16>(params, gradients, launch.dim, stream);
-  }
   const int64_t positions = launch.plan.positions(), bins = params.rpb_size();
+  const int64_t statistics_count = 2 * params.batch * params.tokens() * params.heads;
   const bool bias = gradients.grad_rpb != nullptr;
-  const std::shared_ptr<float> scratch = bias ? allocate_scratch(params.heads * positions * bins) : nullptr;
-  float* partial = scratch.get();
-  const void* arguments[] = {&params, &gradients, &launch.plan, &partial};
+  const std::shared_ptr<float> scratch =
+      allocate_scratch(statistics_count + (bias ? params.heads * positions * bins : 0));
+  float2* statistics = reinterpret_cast<float2*>(scratch.get());
+  float* partial = bias ? scratch.get() + statistics_count : nullptr;
+  if (dtype == DataType::float16) {
+    launch_statistics<__half>(params, gradients, launch.dim, statistics, stream);
+  } else {
+    launch_statistics<__nv_bfloat16>(params, gradients, launch.dim, statistics, stream);
+  }
+  const void* arguments[] = {&params, &gradients, &launch.plan, &statistics, &partial};
   cudaLaunchKernel(launch.kernel, dim3(static_cast<uint32_t>(launch.blocks)), dim3(launch.threads),
                    const_cast<void**>(arguments), launch.shared_bytes, stream);
   if (bias) {

@@ -7,16 +7,18 @@
 
 namespace visionattn::tile {
 
-// Row `row` (warp * kRows + row of the warp) of a block, in group coordinates; false for a row that doesn't exist.
+// Row `row` (warp * kRows + row of the warp) of a block, in group coordinates. A row that doesn't exist gets the
+// coordinates of one that does.
 __device__ __forceinline__ bool row_coordinates(const Plan& plan, const Place& place, int32_t row, Coordinates& c) {
-  int32_t warp = row / kRows;
+  uint32_t warp = row / kRows;
   c = unravel(row % kRows, plan.rows[1], plan.rows[2]);
-  bool exists = !place.empty && c.at[0] < plan.rows[0];
+  bool exists = c.at[0] < plan.rows[0];
 #pragma unroll
   for (int a = kMaxRank - 1; a >= 0; --a) {
-    c.at[a] += place.rows.axis[a].begin + warp % plan.warps[a] * plan.rows[a];
-    warp /= plan.warps[a];
-    exists = exists && c.at[a] < place.rows.axis[a].end;
+    const int32_t begin = place.rows.axis[a].begin + take_small_digit(warp, plan.warps[a]) * plan.rows[a];
+    const int32_t last = min_of(begin + plan.rows[a], place.rows.axis[a].end) - 1;
+    exists = exists && c.at[a] + begin <= last;
+    c.at[a] = min_of(c.at[a] + begin, last);
   }
   return exists;
 }
@@ -34,7 +36,7 @@ __device__ __forceinline__ void for_rows(const Plan& plan, const Place& place, V
 // Calls visit(column, coordinates) for every column of the block.
 template <typename Visit>
 __device__ __forceinline__ void for_columns(const Place& place, Visit visit) {
-  const int count = place.empty ? 0 : place.columns.volume();
+  const int count = place.columns.volume();
   for (int column = threadIdx.x; column < count; column += blockDim.x) {
     Coordinates c = unravel(column, place.columns.axis[1].size(), place.columns.axis[2].size());
 #pragma unroll
@@ -43,40 +45,84 @@ __device__ __forceinline__ void for_columns(const Place& place, Visit visit) {
   }
 }
 
-// Starts copying token rows of one head to shared memory. offsets[i] < 0: no such token, nothing is written.
-template <int kDim, typename T>
-__device__ __forceinline__ void copy_tokens(uint32_t target, const T* source, const int32_t* offsets, int count,
-                                            int dim) {
+// Calls copy(position in the target, offsets of the token) for every 16 bytes of token rows that the thread copies.
+template <int kDim, typename Copy>
+__device__ __forceinline__ void for_chunks(const uint2* offsets, int count, Copy copy) {
   constexpr int kChunks = Rows<kDim>::kChunks;
-  for (int i = threadIdx.x; i < count * kChunks; i += blockDim.x) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const int32_t offset = offsets[row];
-    if (offset >= 0) {
-      const bool present = chunk * 8 < dim;
-      copy_async_16(target + (Rows<kDim>::offset(row) ^ (chunk * 16)), source + offset + (present ? chunk * 8 : 0),
-                    present);
+  const int chunk = threadIdx.x % kChunks, step = blockDim.x / kChunks;
+  int row = threadIdx.x / kChunks;
+  if constexpr (kDim == 32) {
+    // The step is a multiple of 8 rows, the period of the permutation of chunks.
+    uint32_t position = Rows<kDim>::offset(row) ^ (chunk * 16);
+    const uint32_t advance = step * Rows<kDim>::kBytes;
+    for (; row + 2 * step < count; row += 3 * step) {
+      const uint2 offset[3] = {offsets[row], offsets[row + step], offsets[row + 2 * step]};
+#pragma unroll
+      for (int i = 0; i < 3; ++i) {
+        copy(position, offset[i]);
+        position += advance;
+      }
     }
+#pragma unroll 1
+    for (; row < count; row += step) {
+      copy(position, offsets[row]);
+      position += advance;
+    }
+  } else {
+#pragma unroll 2
+    for (; row < count; row += step) copy(Rows<kDim>::offset(row) ^ (chunk * 16), offsets[row]);
   }
 }
 
-// A column of a warp, relative to the corner of the warp's columns.
-__device__ __forceinline__ uint32_t pack_coordinates(const Coordinates& c) {
-  return c.at[0] << 20 | c.at[1] << 10 | c.at[2];
+// Starts copying token rows of one head to shared memory; offsets are the first or the second of their pairs. Channels
+// from `dim` on are zero.
+template <int kDim, int kWhich>
+__device__ __forceinline__ void copy_tokens(uint32_t target, const char* source, const uint2* offsets, int count,
+                                            int dim) {
+  const int chunk = threadIdx.x % Rows<kDim>::kChunks;
+  const bool present = chunk * 8 < dim;
+  source += present ? chunk * 16 : 0;
+  for_chunks<kDim>(offsets, count, [&](uint32_t position, uint2 offset) {
+    copy_async_16(target + position, source + (kWhich == 0 ? offset.x : offset.y), present);
+  });
 }
 
-__device__ __forceinline__ Coordinates unpack_coordinates(uint32_t packed) {
-  return {{static_cast<int32_t>(packed >> 20), static_cast<int32_t>(packed >> 10 & 1023),
-           static_cast<int32_t>(packed & 1023)}};
-}
-
-// Lists the columns of a warp: where each lies in shared memory, and its packed coordinates. Entries past the last
-// column point at a column that exists.
+// The same for two tensors, one with the first and one with the second offsets.
 template <int kDim>
-__device__ __forceinline__ void list_columns(const Plan& plan, const Place& place, const WarpPlace& warp,
-                                             uint32_t* entries, uint32_t* packed) {
-  const int count = warp.empty ? 0 : warp.columns.volume();
-  for (int j = threadIdx.x % 32; j < plan.pairs * 16; j += 32) {
-    uint32_t entry = Rows<kDim>::offset(0), coordinates = 0;
+__device__ __forceinline__ void copy_tokens(uint32_t target0, uint32_t target1, const char* source0,
+                                            const char* source1, const uint2* offsets, int count, int dim) {
+  const int chunk = threadIdx.x % Rows<kDim>::kChunks;
+  const bool present = chunk * 8 < dim;
+  source0 += present ? chunk * 16 : 0;
+  source1 += present ? chunk * 16 : 0;
+  for_chunks<kDim>(offsets, count, [&](uint32_t position, uint2 offset) {
+    copy_async_16(target0 + position, source0 + offset.x, present);
+    copy_async_16(target1 + position, source1 + offset.y, present);
+  });
+}
+
+// Coordinates packed into one word, 10 bits each below a guard bit (the first axis: 9). Subtracting words subtracts
+// coordinates, and a guard bit survives where the difference isn't negative.
+constexpr uint32_t kGuards = 1u << 31 | 1u << 21 | 1u << 10;
+
+__device__ __forceinline__ uint32_t pack_coordinates(const int32_t (&at)[kMaxRank]) {
+  return at[0] << 22 | at[1] << 11 | at[2];
+}
+
+// Lists the columns of a warp: their packed coordinates, with guards, relative to the corner of the warp's columns, and
+// what they add to the index of the bias (places); and for each pair of column blocks and each lane where the lane's
+// row lies in a matrix load (positions): in the lower half word for a load as it stands, the two blocks one after the
+// other, in the upper for a transposed one, the blocks side by side. Past the last column they point at one that
+// exists.
+template <int kDim>
+__device__ __forceinline__ void list_columns(const NeighborhoodParams& params, const Plan& plan, const Place& place,
+                                             const WarpPlace& warp, uint2* places, uint32_t* positions) {
+  const int count = warp.empty ? 0 : warp.columns.volume(), lane = threadIdx.x % 32;
+  const int extent1 = 2 * params.axes[1].kernel - 1, extent2 = 2 * params.axes[2].kernel - 1;
+  for (int pair = 0; pair < plan.pairs; ++pair) {
+    const int j = pair * 16 + lane % 16;
+    uint32_t offset = Rows<kDim>::offset(0);
+    uint2 where = {kGuards, 0};
     if (j < count) {
       const Coordinates c = unravel(j, warp.columns.axis[1].size(), warp.columns.axis[2].size());
       int32_t row = 0;
@@ -84,68 +130,102 @@ __device__ __forceinline__ void list_columns(const Plan& plan, const Place& plac
       for (int a = 0; a < kMaxRank; ++a) {
         row = row * place.columns.axis[a].size() + c.at[a] + warp.columns.axis[a].begin - place.columns.axis[a].begin;
       }
-      entry = Rows<kDim>::offset(row);
-      coordinates = pack_coordinates(c);
+      offset = Rows<kDim>::offset(row);
+      where = {pack_coordinates(c.at) | kGuards,
+               params.rpb == nullptr ? 0 : static_cast<uint32_t>((c.at[0] * extent1 + c.at[1]) * extent2 + c.at[2])};
     }
-    entries[j] = entry;
-    packed[j] = coordinates;
+    if (lane < 16) places[j] = where;
+    const uint32_t straight = __shfl_sync(0xffffffffu, offset, lane / 16 * 8 + lane % 8);
+    positions[pair * 32 + lane] = (straight ^ (lane / 8 % 2 * 16)) | (offset ^ (lane / 16 * 16)) << 16;
   }
 }
 
-// Where lane `lane` finds its eight start values of a pair of column blocks: half precision, in the order of two
-// accumulators. Values are divided by the scale, since they are added before the product is scaled.
+// Brings the bias of a head to shared memory in half precision, divided by the scale since it is added before the
+// product is scaled; -infinity follows it. Without bias, a single 0 stands in. Loading starts at construction.
+class BiasCopy {
+ public:
+  __device__ __forceinline__ BiasCopy(const NeighborhoodParams& params, int head)
+      : bins_(params.rpb == nullptr ? 1 : static_cast<int>(params.rpb_size())),
+        source_(params.rpb == nullptr ? nullptr : static_cast<const float*>(params.rpb) + int64_t(bins_) * head) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) held_[i] = load(threadIdx.x + i * blockDim.x);
+  }
+
+  __device__ __forceinline__ void finish(const NeighborhoodParams& params, __half* target) const {
+    const float inverse_scale = 1.f / static_cast<float>(params.scale);
+    const auto store = [&](int i, float value) {
+      const float scaled = fminf(fmaxf(value * inverse_scale, -6e4f), 6e4f);
+      if (i <= bins_) target[i] = i == bins_ ? __ushort_as_half(0xfc00) : __float2half_rn(scaled);
+    };
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) store(threadIdx.x + i * blockDim.x, held_[i]);
+    for (int i = threadIdx.x + kHeld * blockDim.x; i <= bins_; i += blockDim.x) store(i, load(i));
+  }
+
+ private:
+  static constexpr int kHeld = 2;
+  int bins_;
+  const float* source_;
+  float held_[kHeld];
+
+  __device__ __forceinline__ float load(int i) const {
+    return source_ != nullptr && i < bins_ ? __ldg(source_ + i) : 0.f;
+  }
+};
+
+// Fills a warp's table. Entry (pair, lane) holds the lane's eight start values of
+// a pair of column blocks, in the order of two accumulators.
 template <bool kInverse>
-__device__ void build_table(const NeighborhoodParams& params, const Plan& plan, const Place& place,
-                            const WarpPlace& warp, const uint32_t* packed, const float* bias, uint4* table) {
+__device__ __forceinline__ void build_table(const NeighborhoodParams& params, const Plan& plan, const Place& place,
+                                            const WarpPlace& warp, const uint2* places, const __half* bias,
+                                            uint4* table) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int count = warp.columns.volume();
-  const float inverse_scale = 1.f / static_cast<float>(params.scale);
   const int extent1 = 2 * params.axes[1].kernel - 1, extent2 = 2 * params.axes[2].kernel - 1;
-  const int sign = kInverse ? -1 : 1;
-  Interval span[2][kMaxRank];  // of the columns that a row meets, relative to the corner
-  int first[2];                // index of the bias of the column at the corner
-  bool exists[2];
+  const bool biased = params.rpb != nullptr;
+  const int sign = kInverse ? -1 : 1, pad = biased ? static_cast<int>(params.rpb_size()) : 1;
+  uint32_t lowest[2], highest[2];  // column that a row meets, packed; the latter with guards on top
+  int index[2];                    // of the bias of the column at the corner
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     Coordinates row;
-    exists[h] = row_coordinates(plan, place, threadIdx.x / 32 * kRows + g + 8 * h, row);
-    int index[kMaxRank];
+    row_coordinates(plan, place, threadIdx.x / 32 * kRows + g + 8 * h, row);
+    int32_t begin[kMaxRank], last[kMaxRank], distance[kMaxRank];
+    bool none = false;
 #pragma unroll
     for (int a = 0; a < kMaxRank; ++a) {
       const int corner = warp.columns.axis[a].begin;
       const Interval met = attended<kInverse>(params.axes[a], place.length[a], row.at[a]);
-      span[h][a] = {met.begin - corner, met.end - corner};
-      index[a] = sign * (corner - row.at[a]) + params.axes[a].kernel - 1;
+      none = none || met.size() <= 0;
+      begin[a] = met.begin - corner;
+      last[a] = met.end - 1 - corner;
+      distance[a] = sign * (corner - row.at[a]) + params.axes[a].kernel - 1;
     }
-    first[h] = (index[0] * extent1 + index[1]) * extent2 + index[2];
+    lowest[h] = none ? 1 : pack_coordinates(begin);
+    highest[h] = none ? 2 * kGuards : pack_coordinates(last) + 2 * kGuards;
+    index[h] = biased ? (distance[0] * extent1 + distance[1]) * extent2 + distance[2] : 0;
   }
 #pragma unroll 1
   for (int pair = 0; pair < plan.pairs; ++pair) {
-    float value[2][2][2];  // column block, row, column
+    __half value[2][2][2];  // column block, row, column
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int j = pair * 16 + block * 8 + 2 * t + e;
-        const Coordinates c = unpack_coordinates(packed[j]);
-        const int step = sign * ((c.at[0] * extent1 + c.at[1]) * extent2 + c.at[2]);
+        const uint2 where = places[j];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          bool met = j < count;
-#pragma unroll
-          for (int a = 0; a < kMaxRank; ++a) met = met && c.at[a] >= span[h][a].begin && c.at[a] < span[h][a].end;
-          float start = exists[h] ? -INFINITY : 0.f;
-          if (met && exists[h]) {
-            start = bias == nullptr ? 0.f : __ldg(bias + first[h] + step) * inverse_scale;
-            start = fminf(fmaxf(start, -6e4f), 6e4f);
-          }
-          value[block][h][e] = start;
+          const uint32_t inside = (where.x - lowest[h]) & (highest[h] - where.x) & kGuards;
+          const bool met = inside == kGuards && j < count;
+          value[block][h][e] = bias[met ? index[h] + sign * static_cast<int>(where.y) : pad];
         }
       }
     }
-    table[pair * 32 + lane] = {
-        pack<__half>(value[0][0][0], value[0][0][1]), pack<__half>(value[0][1][0], value[0][1][1]),
-        pack<__half>(value[1][0][0], value[1][0][1]), pack<__half>(value[1][1][0], value[1][1][1])};
+    const auto join = [](const __half(&x)[2]) {
+      return static_cast<uint32_t>(__half_as_ushort(x[0])) | static_cast<uint32_t>(__half_as_ushort(x[1])) << 16;
+    };
+    table[pair * 32 + lane] = {join(value[0][0]), join(value[0][1]), join(value[1][0]), join(value[1][1])};
   }
 }
 
@@ -161,16 +241,23 @@ __device__ __forceinline__ void unpack_start(float (&left)[4], float (&right)[4]
   set(right[2], right[3], start.w);
 }
 
-// acc += rows * columns^T for a pair of column blocks; `address` is the lane's for the columns' first channels.
+// Products of a warp's rows with a pair of column blocks; `address` is the lane's for the columns' first channels. The
+// accumulators start at left_start and right_start.
 template <typename T, int kDim>
-__device__ __forceinline__ void multiply_pair(float (&left)[4], float (&right)[4], const uint32_t (&rows)[kDim / 16][4],
+__device__ __forceinline__ void multiply_pair(float (&left)[4], float (&right)[4], const float (&left_start)[4],
+                                              const float (&right_start)[4], const uint32_t (&rows)[kDim / 16][4],
                                               uint32_t address) {
 #pragma unroll
   for (int step = 0; step < kDim / 16; ++step) {
     uint32_t columns[4];
     load_matrices(columns, address ^ (step * 32));
-    multiply<T>(left, rows[step], columns[0], columns[2]);
-    multiply<T>(right, rows[step], columns[1], columns[3]);
+    if (step == 0) {
+      multiply<T>(left, left_start, rows[step], columns[0], columns[1]);
+      multiply<T>(right, right_start, rows[step], columns[2], columns[3]);
+    } else {
+      multiply<T>(left, left, rows[step], columns[0], columns[1]);
+      multiply<T>(right, right, rows[step], columns[2], columns[3]);
+    }
   }
 }
 
@@ -182,8 +269,8 @@ __device__ __forceinline__ void accumulate_pair(float (&acc)[kDim / 8][4], const
   for (int step = 0; step < kDim / 16; ++step) {
     uint32_t columns[4];
     load_matrices_transposed(columns, address ^ (step * 32));
-    multiply<T>(acc[2 * step], weights, columns[0], columns[1]);
-    multiply<T>(acc[2 * step + 1], weights, columns[2], columns[3]);
+    multiply<T>(acc[2 * step], acc[2 * step], weights, columns[0], columns[1]);
+    multiply<T>(acc[2 * step + 1], acc[2 * step + 1], weights, columns[2], columns[3]);
   }
 }
 
@@ -194,31 +281,39 @@ __device__ __forceinline__ void load_rows(uint32_t (&rows)[kDim / 16][4], uint32
   for (int step = 0; step < kDim / 16; ++step) load_matrices(rows[step], address ^ (step * 32));
 }
 
-// Writes a warp's 16 rows, row g scaled by scale[0] and row g + 8 by scale[1], to global memory by way of the warp's
-// rows in shared memory (`rows`: their first row's number in the buffer at `buffer`).
+// Writes a warp's 16 rows, row g scaled by scale[0] and row g + 8 by scale[1], to global memory by way of `buffer`, a
+// buffer of rows in shared memory of which the warp owns those from `first` on. Where offsets[i] is kNoToken, row
+// first + i doesn't exist.
+constexpr uint32_t kNoToken = 0xffffffff;
+
 template <typename T, int kDim>
-__device__ __forceinline__ void store_rows(T* target, const int32_t* offsets, int dim, const float (&acc)[kDim / 8][4],
-                                           const float (&scale)[2], unsigned char* buffer, int rows) {
+__device__ __forceinline__ void store_rows(void* target, const uint32_t* offsets, int dim,
+                                           const float (&acc)[kDim / 8][4], const float (&scale)[2],
+                                           unsigned char* buffer, int first) {
   constexpr int kChunks = Rows<kDim>::kChunks;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   __syncwarp();
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const uint32_t offset = Rows<kDim>::offset(rows + g + 8 * h);
+    unsigned char* row = buffer + t * 4;
+    const uint32_t offset = Rows<kDim>::offset(first + g + 8 * h);
 #pragma unroll
     for (int block = 0; block < kDim / 8; ++block) {
-      *reinterpret_cast<uint32_t*>(buffer + (offset ^ (block * 16)) + t * 4) =
+      *reinterpret_cast<uint32_t*>(row + (offset ^ (block * 16))) =
           pack<T>(acc[block][2 * h] * scale[h], acc[block][2 * h + 1] * scale[h]);
     }
   }
   __syncwarp();
+  const int chunk = lane % kChunks;
+  if (chunk * 8 >= dim) return;
+  char* to = static_cast<char*>(target) + chunk * 16;
 #pragma unroll
   for (int pass = 0; pass < kChunks / 2; ++pass) {
-    const int row = pass * (32 / kChunks) + lane / kChunks, chunk = lane % kChunks;
-    const int32_t offset = offsets[rows + row];
-    if (offset >= 0 && chunk * 8 < dim) {
-      *reinterpret_cast<uint4*>(target + offset + chunk * 8) =
-          *reinterpret_cast<const uint4*>(buffer + (Rows<kDim>::offset(rows + row) ^ (chunk * 16)));
+    const int row = pass * (32 / kChunks) + lane / kChunks;
+    const uint32_t offset = offsets[row];
+    if (offset != kNoToken) {
+      *reinterpret_cast<uint4*>(to + offset) =
+          *reinterpret_cast<const uint4*>(buffer + (Rows<kDim>::offset(first + row) ^ (chunk * 16)));
     }
   }
 }

@@ -9,16 +9,20 @@ using namespace tile;
 
 template <typename T, int kDim>
 KernelChoice choose_pairs(int32_t pairs) {
-  const auto kernel = [](auto* function, int32_t held) {
-    return KernelChoice{reinterpret_cast<const void*>(function), kForwardThreads<kDim>, held};
+  const auto kernel = [](auto* function, int32_t held, bool whole) {
+    return KernelChoice{reinterpret_cast<const void*>(function), kForwardThreads<kDim>, held, whole};
   };
   if constexpr (kDim == 32) {
-    if (pairs <= 4) return kernel(forward_kernel<T, kDim, 4, true>, 4);
+    if (pairs <= 4) return kernel(forward_kernel<T, kDim, 4, true>, 4, true);
+    if (pairs <= 5) return kernel(forward_kernel<T, kDim, 5, true>, 5, true);
   }
   if constexpr (kDim <= 64) {
-    if (pairs <= 7) return kernel(forward_kernel<T, kDim, 7, true>, 7);
+    if (pairs <= 7) return kernel(forward_kernel<T, kDim, 7, true>, 7, true);
   }
-  return kernel(forward_kernel<T, kDim, 4, false>, 4);
+  if constexpr (kDim == 32) {
+    if ((pairs + 6) / 7 * 7 <= (pairs + 3) / 4 * 4) return kernel(forward_kernel<T, kDim, 7, false>, 7, false);
+  }
+  return kernel(forward_kernel<T, kDim, 4, false>, 4, false);
 }
 
 template <typename T>

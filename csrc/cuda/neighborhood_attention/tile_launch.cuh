@@ -24,7 +24,8 @@ struct Launch {
 struct KernelChoice {
   const void* kernel;
   int32_t max_threads;
-  int32_t pairs;  // held in registers; the plan's capacity is a multiple of it (or anything, if 0)
+  int32_t pairs;  // held in registers at a time, or 0
+  bool whole;     // those are all that a warp has whose rows are queries
 };
 using ChooseKernel = KernelChoice (*)(DataType dtype, int32_t dim, int32_t pairs);
 

@@ -1,9 +1,11 @@
 // How the tensor-core kernels cut a neighborhood attention into blocks and warps; host and device share it.
 //
-// A block works on a box of tokens ("rows") of one head and one dilation group, in group coordinates, for several batch
-// entries in turn; each of its warps owns 16 rows, again a box. The tokens that the rows meet ("columns") are a box
-// too: the union of the rows' windows, or, where rows are keys and columns queries, of their inverse windows. Only the
-// row boxes' positions matter for which row meets which column with which bias, so that is worked out once per block.
+// A block works on a box of tokens ("rows") of one head and one dilation group, in group coordinates; each of its warps
+// owns 16 rows, again a box. The tokens that the rows meet ("columns") are a box too: the union of the rows' windows,
+// or, where rows are keys and columns queries, of their inverse windows. Which row meets which column, and with which
+// bias, is worked out once and then serves for all boxes that look alike: those of every batch entry, of every dilation
+// group of the same length, and of every position away from the borders. Such a box is a unit of work; a block does
+// several.
 #pragma once
 
 #include "common/neighborhood_params.h"
@@ -12,24 +14,35 @@ namespace visionattn::tile {
 
 constexpr int kRows = 16;  // of a warp: the height of a matrix fragment
 
-struct Plan {
-  int32_t rows[kMaxRank];    // box of a warp, at most kRows tokens
-  int32_t warps[kMaxRank];   // box of warps in a block
-  int32_t tiles[kMaxRank];   // blocks along each axis of the longest group
-  int32_t groups[kMaxRank];  // dilation groups along each axis
-  int32_t columns;           // capacity of a block, in tokens
-  int32_t pairs;             // capacity of a warp, in pairs of 8 columns
-  int32_t chunks;            // the batch is cut into so many
-  int32_t stages;            // copies of the token buffers: with 2, one fills while the other is used
+// Boxes that look alike along an axis: `tiles` neighbors from `tile` on, in the `groups` dilation groups from `group`
+// on.
+struct AxisClass {
+  int32_t tile, tiles, group, groups;
+};
 
+constexpr int kMaxAxisClasses = 16;
+constexpr int kMaxClasses = 160;
+
+struct Plan {
+  int32_t rows[kMaxRank];   // box of a warp, at most kRows tokens
+  int32_t warps[kMaxRank];  // box of warps in a block
+  int32_t columns;          // capacity of a block, in tokens
+  int32_t pairs;            // capacity of a warp, in pairs of 8 columns
+  int32_t stages;           // copies of the token buffers: with 2, one fills while the other is used
+  bool split;               // forward: keys and values are loaded in turns, each while the other's are used
+  int32_t chunks;           // the batch is cut into so many
+  // A class of boxes is a class along every axis. Its boxes are dealt out to blocks first_block[class] and following.
+  int32_t class_counts[kMaxRank];
+  AxisClass classes[kMaxRank][kMaxAxisClasses];
+  int32_t first_block[kMaxClasses + 1];
+
+  VISIONATTN_HOST_DEVICE int32_t class_count() const { return class_counts[0] * class_counts[1] * class_counts[2]; }
   VISIONATTN_HOST_DEVICE int32_t warp_count() const { return warps[0] * warps[1] * warps[2]; }
   VISIONATTN_HOST_DEVICE int32_t row_count() const { return warp_count() * kRows; }
-  // Blocks of one head.
-  VISIONATTN_HOST_DEVICE int64_t positions() const {
-    int64_t count = chunks;
-    for (int a = 0; a < kMaxRank; ++a) count *= int64_t(tiles[a]) * groups[a];
-    return count;
-  }
+  VISIONATTN_HOST_DEVICE int32_t thread_count() const { return warp_count() * 32; }
+  // Blocks of one head and one chunk of the batch; and of one head.
+  VISIONATTN_HOST_DEVICE int32_t chunk_positions() const { return first_block[class_count()]; }
+  VISIONATTN_HOST_DEVICE int32_t positions() const { return chunk_positions() * chunks; }
 };
 
 struct Box {
@@ -37,9 +50,31 @@ struct Box {
   VISIONATTN_HOST_DEVICE int32_t volume() const { return axis[0].size() * axis[1].size() * axis[2].size(); }
 };
 
+// The general case is rare and not inlined, to keep the kernels short.
+template <bool kInverse>
+#if defined(__CUDACC__)
+__host__ __device__ __noinline__
+#endif
+    Interval attended_generally(int32_t kernel, int32_t stride, bool causal, int32_t length, int32_t row) {
+  Axis axis;
+  axis.kernel = kernel;
+  axis.stride = stride;
+  axis.causal = causal;
+  return kInverse ? inverse_window(axis, length, row) : window(axis, length, row);
+}
+
+// What a row of a group with `length` positions meets along an axis: its window, or its inverse window.
 template <bool kInverse>
 VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, int32_t row) {
-  return kInverse ? inverse_window(axis, length, row) : window(axis, length, row);
+  if (axis.stride > 1 || axis.causal) {
+    return attended_generally<kInverse>(axis.kernel, axis.stride, axis.causal, length, row);
+  }
+  const int32_t kernel = axis.kernel, left = kernel / 2;
+  if (!kInverse) {
+    const int32_t begin = max_of(min_of(row - left, length - kernel), 0);
+    return {begin, min_of(begin + kernel, length)};
+  }
+  return {row < kernel ? 0 : row - (kernel - left - 1), row >= length - kernel ? length : row + left + 1};
 }
 
 // Union of what the rows attend to; windows and inverse windows move monotonically with the row.
@@ -50,52 +85,97 @@ VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, Inter
   return {begin, max_of(begin, end)};
 }
 
-// A block's place. `rows` may be empty: groups differ in length.
+// Takes the last digit off a number in a mixed base; most bases are 1.
+VISIONATTN_HOST_DEVICE int32_t take_digit(uint32_t& number, uint32_t base) {
+  if (base == 1) return 0;
+  const uint32_t rest = number / base, digit = number - rest * base;
+  number = rest;
+  return static_cast<int32_t>(digit);
+}
+
+// A block's place: a class, of whose boxes it works on every box_step-th from `box` on, for a part of the batch. Rows
+// and columns are those of the class's first box.
 struct Place {
   int32_t head;
   int32_t position;  // among the blocks of its head
-  int64_t batch_begin, batch_end;
-  int32_t group[kMaxRank];
-  int32_t length[kMaxRank];
+  int32_t batch_begin, batch_end;
+  uint32_t box, box_step, box_count;
+  AxisClass classes[kMaxRank];
+  int32_t length[kMaxRank];  // of the dilation groups
   Box rows, columns;
-  bool empty;
+
+  VISIONATTN_HOST_DEVICE int32_t units() const {
+    return static_cast<int32_t>((box_count - box + box_step - 1) / box_step) * (batch_end - batch_begin);
+  }
 };
 
 template <bool kInverse>
 VISIONATTN_HOST_DEVICE Place locate(const NeighborhoodParams& params, const Plan& plan, uint32_t index) {
   Place place;
-  place.head = index % params.heads;
-  index /= params.heads;
+  place.head = take_digit(index, params.heads);
   place.position = index;
-  int32_t tile[kMaxRank];
-#pragma unroll
-  for (int a = kMaxRank - 1; a >= 0; --a) {
-    place.group[a] = index % plan.groups[a];
-    index /= plan.groups[a];
-  }
-#pragma unroll
-  for (int a = kMaxRank - 1; a >= 0; --a) {
-    tile[a] = index % plan.tiles[a];
-    index /= plan.tiles[a];
-  }
-  place.batch_begin = params.batch * index / plan.chunks;
-  place.batch_end = params.batch * (index + 1) / plan.chunks;
-  place.empty = place.batch_begin == place.batch_end;
-#pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) {
-    const int32_t length = group_length(params.axes[a], place.group[a]), size = plan.rows[a] * plan.warps[a];
-    place.length[a] = length;
-    place.rows.axis[a] = {tile[a] * size, min_of(tile[a] * size + size, length)};
-    if (place.rows.axis[a].size() <= 0) {
-      place.empty = true;
-      place.rows.axis[a].end = place.rows.axis[a].begin;
-      place.columns.axis[a] = {0, 0};
+  const int32_t block = take_digit(index, plan.chunk_positions());
+  const int32_t batch = static_cast<int32_t>(params.batch), chunk = index;
+  place.batch_begin = plan.chunks == 1 ? 0 : static_cast<uint64_t>(batch) * chunk / plan.chunks;
+  place.batch_end = plan.chunks == 1 ? batch : static_cast<uint64_t>(batch) * (chunk + 1) / plan.chunks;
+  int32_t low = 0, high = plan.class_count();  // the class is in [low, high)
+  while (high - low > 1) {
+    const int32_t middle = (low + high) / 2;
+    if (plan.first_block[middle] <= block) {
+      low = middle;
     } else {
-      place.columns.axis[a] = attended<kInverse>(params.axes[a], length, place.rows.axis[a]);
+      high = middle;
     }
+  }
+  uint32_t number = low;
+  place.box = block - plan.first_block[low];
+  place.box_step = plan.first_block[low + 1] - plan.first_block[low];
+  place.box_count = 1;
+#pragma unroll
+  for (int a = kMaxRank - 1; a >= 0; --a) {
+    const AxisClass c = plan.classes[a][take_digit(number, plan.class_counts[a])];
+    const int32_t size = plan.rows[a] * plan.warps[a], begin = c.tile * size;
+    const int32_t length = group_length(params.axes[a], c.group);
+    place.box_count *= c.tiles * c.groups;
+    place.classes[a] = c;
+    place.length[a] = length;
+    place.rows.axis[a] = {begin, min_of(begin + size, length)};
+    place.columns.axis[a] = attended<kInverse>(params.axes[a], length, place.rows.axis[a]);
   }
   return place;
 }
+
+// A unit of a place: its batch entry and box, and how far its tokens lie from those of the first box along every axis.
+struct Unit {
+  int32_t batch;
+  uint32_t box;
+  int32_t shift[kMaxRank];
+
+  // The first unit.
+  VISIONATTN_HOST_DEVICE Unit(const NeighborhoodParams& params, const Plan& plan, const Place& place)
+      : batch(place.batch_begin), box(place.box) {
+    find_box(params, plan, place);
+  }
+
+  VISIONATTN_HOST_DEVICE void advance(const NeighborhoodParams& params, const Plan& plan, const Place& place) {
+    if (++batch < place.batch_end) return;
+    batch = place.batch_begin;
+    box += place.box_step;
+    find_box(params, plan, place);
+  }
+
+ private:
+  VISIONATTN_HOST_DEVICE void find_box(const NeighborhoodParams& params, const Plan& plan, const Place& place) {
+    uint32_t number = box;
+#pragma unroll
+    for (int a = kMaxRank - 1; a >= 0; --a) shift[a] = take_digit(number, place.classes[a].groups);
+#pragma unroll
+    for (int a = kMaxRank - 1; a >= 0; --a) {
+      const int32_t tile = take_digit(number, place.classes[a].tiles);
+      shift[a] += tile * plan.rows[a] * plan.warps[a] * params.axes[a].dilation;
+    }
+  }
+};
 
 // The rows of warp `warp` of a block, and the columns they meet.
 struct WarpPlace {
@@ -105,13 +185,12 @@ struct WarpPlace {
 
 template <bool kInverse>
 VISIONATTN_HOST_DEVICE WarpPlace locate_warp(const NeighborhoodParams& params, const Plan& plan, const Place& place,
-                                             int32_t warp) {
+                                             uint32_t warp) {
   WarpPlace result;
-  result.empty = place.empty;
+  result.empty = false;
 #pragma unroll
   for (int a = kMaxRank - 1; a >= 0; --a) {
-    const int32_t begin = place.rows.axis[a].begin + warp % plan.warps[a] * plan.rows[a];
-    warp /= plan.warps[a];
+    const int32_t begin = place.rows.axis[a].begin + take_digit(warp, plan.warps[a]) * plan.rows[a];
     result.rows.axis[a] = {begin, min_of(begin + plan.rows[a], place.rows.axis[a].end)};
     if (result.rows.axis[a].size() <= 0) {
       result.empty = true;
@@ -127,75 +206,114 @@ struct Coordinates {
   int32_t at[kMaxRank];
 };
 
-// Element `index` of a box with the given extents (row-major), relative to its corner.
-VISIONATTN_HOST_DEVICE Coordinates unravel(int32_t index, int32_t extent1, int32_t extent2) {
+// Takes the last digit off a small number (below 2^16).
+VISIONATTN_HOST_DEVICE int32_t take_small_digit(uint32_t& number, uint32_t base) {
+#if defined(__CUDA_ARCH__)
+  const uint32_t rest = __float2uint_rz(__fdividef(__uint2float_rn(number) + 0.5f, __uint2float_rn(base)));
+#else
+  const uint32_t rest = number / base;
+#endif
+  const uint32_t digit = number - rest * base;
+  number = rest;
+  return static_cast<int32_t>(digit);
+}
+
+// Element `index` (below 2^16) of a box with the given extents (row-major), relative to its corner.
+VISIONATTN_HOST_DEVICE Coordinates unravel(uint32_t index, int32_t extent1, int32_t extent2) {
   Coordinates result;
-  result.at[2] = index % extent2;
-  index /= extent2;
-  result.at[1] = index % extent1;
-  result.at[0] = index / extent1;
+  result.at[2] = take_small_digit(index, extent2);
+  result.at[1] = take_small_digit(index, extent1);
+  result.at[0] = static_cast<int32_t>(index);
   return result;
 }
 
-// Offset of a token, given in group coordinates, within a batch entry of the view.
-VISIONATTN_HOST_DEVICE int32_t token_offset(const NeighborhoodParams& params, const Place& place, const View& view,
-                                            const Coordinates& c) {
-  int32_t offset = 0;
+// Offset in bytes of a token of the first unit, given in group coordinates, within a batch entry of the view.
+VISIONATTN_HOST_DEVICE uint32_t token_offset(const NeighborhoodParams& params, const Place& place, const View& view,
+                                             const Coordinates& c) {
+  uint32_t offset = 0;
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) {
-    offset += (c.at[a] * params.axes[a].dilation + place.group[a]) * static_cast<int32_t>(view.spatial[a]);
+    offset += (c.at[a] * params.axes[a].dilation + place.classes[a].group) * static_cast<uint32_t>(view.spatial[a]);
   }
-  return offset;
+  return offset * 2;
 }
 
-// Number of a token, given in group coordinates, within its batch entry.
+// Start of a unit's data in a view of 16-bit elements: what offsets of the first unit's tokens are to be added to.
+VISIONATTN_HOST_DEVICE char* unit_start(const View& view, const Unit& unit, int32_t head) {
+  uint32_t offset = 0;
+#pragma unroll
+  for (int a = 0; a < kMaxRank; ++a) offset += unit.shift[a] * static_cast<uint32_t>(view.spatial[a]);
+  return static_cast<char*>(view.data) + 2 * (unit.batch * view.batch + head * view.head + offset);
+}
+
+// Number of a token of the first unit, given in group coordinates, within its batch entry.
 VISIONATTN_HOST_DEVICE int32_t token_number(const NeighborhoodParams& params, const Place& place,
                                             const Coordinates& c) {
   int32_t number = 0;
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) {
-    number = number * params.axes[a].length + c.at[a] * params.axes[a].dilation + place.group[a];
+    number = number * params.axes[a].length + c.at[a] * params.axes[a].dilation + place.classes[a].group;
   }
   return number;
 }
 
-// Byte offsets of a forward block's shared memory.
-struct ForwardLayout {
-  int32_t stage, keys, values, queries;  // size of a stage; offsets in it
-  int32_t table, lists, total;
+// What to add to the number to get a unit's entry of lse and of its like.
+VISIONATTN_HOST_DEVICE int64_t unit_number(const NeighborhoodParams& params, const Unit& unit) {
+  int32_t number = 0;
+#pragma unroll
+  for (int a = 0; a < kMaxRank; ++a) number = number * params.axes[a].length + unit.shift[a];
+  return unit.batch * params.tokens() + number;
+}
 
-  VISIONATTN_HOST_DEVICE ForwardLayout(const Plan& plan, int row_bytes) {
-    keys = 0;
+// Byte offsets of a block's shared memory. All lists have entries of 4 bytes, or of 8 where two numbers belong
+// together.
+struct ForwardLayout {
+  int32_t values, queries, stage;  // keys come first; `stage` is the size of all three
+  int32_t table, bias, columns, rows, results, positions, places, total;
+
+  VISIONATTN_HOST_DEVICE ForwardLayout(const Plan& plan, int row_bytes, int32_t bins) {
+    const int32_t width = plan.warp_count() * plan.pairs * 16;
     values = plan.columns * row_bytes;
     queries = 2 * plan.columns * row_bytes;
-    stage = (queries + plan.row_count() * row_bytes + 255) / 256 * 256;
-    table = stage * plan.stages;
-    lists = table + plan.warp_count() * plan.pairs * 512;
-    total = lists + 4 * (2 * plan.columns + 3 * plan.row_count() + 2 * plan.warp_count() * plan.pairs * 16);
+    stage = queries + plan.row_count() * row_bytes;
+    table = (stage * plan.stages + 15) / 16 * 16;
+    columns = table + width * 32;
+    rows = columns + plan.columns * 8;
+    places = (rows + plan.row_count() * 8 + 15) / 16 * 16;
+    // If the plan is split, results leave by a buffer of their own, where places were.
+    results = places + max_of(width * 8, plan.split ? plan.row_count() * row_bytes : 0);
+    positions = results + plan.row_count() * 4;
+    bias = positions + width * 8;
+    total = bias + (bins + 2) * 2;
   }
 };
 
-// Byte offsets of a backward block's shared memory.
 struct BackwardLayout {
-  int32_t stage, columns0, columns1, rows0, rows1, statistics;  // size of a stage; offsets in it
-  int32_t table, sums, lists, total;
+  int32_t columns1, rows0, rows1, statistics, stage;  // columns0 come first; `stage` is the size of all five
+  int32_t table, sums, bias, columns, rows, results, numbers, positions, places, total;
 
   // `inverse`: rows are keys. `sums_in_memory`: the sums of the bias gradient are kept in shared memory.
-  VISIONATTN_HOST_DEVICE BackwardLayout(const Plan& plan, int row_bytes, bool inverse, bool sums_in_memory) {
-    const int32_t warps = plan.warp_count(), rows = plan.row_count(), width = plan.pairs * 16;
-    const int32_t sum_bytes = rows * width * 4;
-    columns0 = 0;
+  VISIONATTN_HOST_DEVICE BackwardLayout(const Plan& plan, int row_bytes, int32_t bins, bool inverse,
+                                        bool sums_in_memory) {
+    const int32_t width = plan.warp_count() * plan.pairs * 16, sum_bytes = width * kRows * 4;
     columns1 = plan.columns * row_bytes;
     rows0 = 2 * plan.columns * row_bytes;
-    rows1 = rows0 + rows * row_bytes;
-    statistics = rows1 + rows * row_bytes;
-    stage = (statistics + 8 * (inverse ? warps * width : rows) + 255) / 256 * 256;
+    rows1 = rows0 + plan.row_count() * row_bytes;
+    statistics = rows1 + plan.row_count() * row_bytes;
+    stage = (statistics + 8 * (inverse ? width : plan.row_count()) + 255) / 256 * 256;
     table = stage * plan.stages;
+    places = 0;  // needed before the first tokens come
+    table = max_of(table, (width * 8 + 15) / 16 * 16);
     // The sums, where they are in registers, end up in the token buffers.
     if (!inverse && !sums_in_memory) table = max_of(table, sum_bytes);
-    sums = table + warps * width * 32;
-    lists = sums + (!inverse && sums_in_memory ? sum_bytes : 0);
-    total = lists + 4 * (2 * plan.columns + 5 * rows + 2 * warps * width);
+    sums = table + width * 32;
+    columns = sums + (!inverse && sums_in_memory ? sum_bytes : 0);
+    rows = columns + plan.columns * 8;
+    results = rows + plan.row_count() * 8;
+    numbers = results + plan.row_count() * 8;
+    positions = numbers + (inverse ? width : plan.row_count()) * 4;
+    bias = positions + width * 8;
+    total = bias + (bins + 2) * 2;
   }
 };
 
