@@ -36,6 +36,18 @@ def sources(*patterns: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern))
 
 
+def locate_cuda() -> None:
+    """Sets CUDA_HOME to the toolkit that the nvcc on PATH belongs to: torch takes the folder that nvcc lies in, which is
+    wrong where that is only a link or a script."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        return
+    plan = subprocess.run([nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", plan, flags=re.MULTILINE)
+    if top:
+        os.environ["CUDA_HOME"] = os.path.realpath(top[1].strip())
+
+
 def why_no_cuda(cuda_home: str | None, torch_cuda: str | None) -> str | None:
     """What keeps the CUDA library from being built; None if nothing does."""
     if torch_cuda is None:
@@ -61,6 +73,7 @@ def extensions() -> tuple[list, dict]:
         say("no C++ compiler found: no compiled library, the slower PyTorch reference path serves")
         return [], {}
 
+    locate_cuda()
     try:
         import torch
         from torch.utils import cpp_extension
