@@ -4,7 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from visionattn.engine.benchmark import benchmark_model
+from visionattn.engine.checkpoint import atomic_write
 from visionattn.engine.cli import run_tool
+from visionattn.engine.figures import draw_bars
 
 COLUMNS = {
     "model": "model",
@@ -24,9 +31,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="names that timm knows, ours included")
     parser.add_argument("--device", help="cpu or cuda:0 (default: the GPU if there is one)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="images for throughput and memory, not latency"
-    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images for throughput and memory, not latency")
     parser.add_argument("--img-size", type=int, help="height and width (default: each model's own)")
     parser.add_argument(
         "--mode", nargs="+", default=["forward"], choices=("forward", "training"), help="what is measured"
@@ -37,14 +42,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.png")
     args = parser.parse_args()
-
-    import torch
-    from rich.console import Console
-    from rich.table import Table
-
-    from visionattn.engine.benchmark import benchmark_model
-    from visionattn.engine.checkpoint import atomic_write
-    from visionattn.engine.figures import draw_bars
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -3,6 +3,7 @@
 import argparse
 
 from visionattn.engine.cli import run_tool
+from visionattn.engine.convert import convert_file
 
 
 def main() -> None:
@@ -13,8 +14,6 @@ def main() -> None:
     parser.add_argument("--num-classes", type=int, help="classes of the checkpoint, if not the model's usual number")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     args = parser.parse_args()
-
-    from visionattn.engine.convert import convert_file
 
     report = convert_file(args.model, args.source, args.target, args.num_classes, args.overwrite)
     print(f"{args.target}: {report.tensors} tensors, {report.parameters:,} parameters")

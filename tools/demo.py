@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from visionattn.engine.cli import run_tool
+from visionattn.engine.data import Digits
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "classification" / "dinat" / "dinat_test_digits.py"
@@ -31,8 +32,6 @@ def run(tool: str, *arguments: object) -> None:
 
 def export_digits(folder: Path) -> None:
     """Writes some held-back digits as PNG files, one of each class and then more."""
-    from visionattn.engine.data import Digits
-
     digits = Digits("val")
     first_of_each = [digits.labels.index(label) for label in range(len(digits.classes))]
     others = [i for i in range(len(digits)) if i not in first_of_each]

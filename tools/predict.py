@@ -4,7 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from visionattn.engine import parse_options
 from visionattn.engine.cli import run_tool
+from visionattn.engine.images import find_images
+from visionattn.engine.predict import Predictor, print_table, write_results
 
 
 def main() -> None:
@@ -25,10 +28,6 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-
-    from visionattn.engine import parse_options
-    from visionattn.engine.images import find_images
-    from visionattn.engine.predict import Predictor, print_table, write_results
 
     paths = find_images(args.images)
     predictor = Predictor(args.model, args.checkpoint, parse_options(args.cfg_options), args.device, args.num_classes)

@@ -3,7 +3,12 @@
 import argparse
 import json
 
+from mmengine.dist import is_main_process
+
+from visionattn.engine import load_config, parse_options
+from visionattn.engine.checkpoint import atomic_write
 from visionattn.engine.cli import add_config_arguments, run_tool
+from visionattn.engine.train import evaluate
 
 
 def main() -> None:
@@ -12,12 +17,6 @@ def main() -> None:
     parser.add_argument("checkpoint", help="weights: of this library, of the papers or of timm")
     parser.add_argument("--out", help="JSON file for the metrics")
     args = parser.parse_args()
-
-    from mmengine.dist import is_main_process
-
-    from visionattn.engine import load_config, parse_options
-    from visionattn.engine.checkpoint import atomic_write
-    from visionattn.engine.train import evaluate
 
     config = load_config(args.config, parse_options(args.cfg_options), args.work_dir)
     text = json.dumps(evaluate(config, args.checkpoint, args.launcher), indent=2)

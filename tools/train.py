@@ -5,7 +5,9 @@ On several devices: `torchrun --nproc-per-node N tools/train.py CONFIG --launche
 
 import argparse
 
+from visionattn.engine import load_config, parse_options
 from visionattn.engine.cli import add_config_arguments, run_tool
+from visionattn.engine.train import dry_run, train
 
 
 def main() -> None:
@@ -30,9 +32,6 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the model and make one step, then stop")
     args = parser.parse_args()
-
-    from visionattn.engine import load_config, parse_options
-    from visionattn.engine.train import dry_run, train
 
     config = load_config(args.config, parse_options(args.cfg_options), args.work_dir)
     if args.dry_run:

@@ -1,18 +1,20 @@
 """Parameter groups, precision, accumulation, averaged weights, metrics and the classifier."""
 
+import sys
+
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import METRICS, MODELS
 
 from tests.engine.helpers import tiny_config, training_losses
-from visionattn.engine.checkpoint import read_checkpoint
+from visionattn.engine.checkpoint import atomic_save, read_checkpoint
 from visionattn.engine.hooks import read_history
 from visionattn.engine.train import dry_run, evaluate, train
 
 
 def classifier(**options):
-    return MODELS.build({"type": "ImageClassifier", "name": "dinat_test", "num_classes": 4, **options})
+    return MODELS.build({"type": "ImageClassifier", "name": "dinat_test", "num_classes": 4} | options)
 
 
 def wrapper_for(model, **options):
@@ -97,6 +99,25 @@ def test_checkpointing_and_channels_last_change_nothing():
         results.append(torch.autograd.grad(loss, model.net.stages[0].blocks[0].attn.qkv.weight)[0])
     assert other.data_preprocessor(batch(), True)["inputs"].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(*results)
+
+
+def test_fine_tuning_keeps_the_backbone(tmp_path):
+    torch.manual_seed(0)
+    source = classifier(num_classes=10)
+    atomic_save({"state_dict": source.net.state_dict(), "meta": {}}, tmp_path / "source.pth")
+    tuned = classifier(checkpoint=str(tmp_path / "source.pth")).net.state_dict()
+    for name, value in source.net.state_dict().items():
+        assert name.startswith("head.fc") or torch.equal(tuned[name], value), name
+    assert tuned["head.fc.weight"].shape == (4, 128)
+
+
+def test_progress_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    train(tiny_config(tmp_path, train_cfg__max_epochs=1, default_hooks__progress={"type": "ProgressBar"}))
+    shown = capsys.readouterr().out
+    assert "epoch 1/1" in shown
+    assert "100%" in shown
+    assert "top1" in shown
 
 
 def test_average_is_validated_and_saved(tmp_path):

@@ -29,6 +29,7 @@ def run(monkeypatch, tool, *arguments):
 def test_from_training_to_predictions(monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, "train.py", CONFIG, "--work-dir", tmp_path, "--seed", 1, *SHORT) == 0
     assert run(monkeypatch, "train.py", CONFIG, "--work-dir", tmp_path, "--resume", *SHORT) == 0  # nothing left to do
+    assert list(tmp_path.glob("vis_data/**/events.out*"))  # TensorBoard's
     best = tmp_path / "best.pth"
     out = tmp_path / "metrics.json"
     assert run(monkeypatch, "test.py", CONFIG, best, "--work-dir", tmp_path / "test", "--out", out) == 0

@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Callable
 
+from torch import distributed
+
 __all__ = ["add_config_arguments", "run_tool"]
 
 
@@ -47,6 +49,5 @@ def run_tool(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        torch = sys.modules.get("torch")  # not worth importing for --help
-        if torch is not None and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
