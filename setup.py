@@ -37,8 +37,7 @@ def sources(*patterns: str) -> list[str]:
 
 
 def locate_cuda() -> None:
-    """Sets CUDA_HOME to the toolkit that the nvcc on PATH belongs to: torch takes the folder that nvcc lies in, which is
-    wrong where that is only a link or a script."""
+    """Sets CUDA_HOME to the toolkit of the nvcc on PATH, which need not lie there: it may be a link or a script."""
     nvcc = shutil.which("nvcc")
     if nvcc is None or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
         return
@@ -120,6 +119,9 @@ def extensions() -> tuple[list, dict]:
         nvcc = [
             *common,
             "-DUSE_CUDA",
+            # torch switches these off by default.
+            *(f"-U__CUDA_NO_{what}__" for what in ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")),
+            "-U__CUDA_NO_HALF2_OPERATORS__",
             "--expt-relaxed-constexpr",
             "-Xcompiler=-fvisibility=hidden",
             "-Xfatbin=-compress-all",
