@@ -13,7 +13,6 @@ from torch import Tensor
 from visionattn import _library
 from visionattn.ops import reference
 
-
 # Asked once: the tracer of torch 2.10 can't follow the question.
 _AUTOCAST_DEVICES = tuple(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))
 
