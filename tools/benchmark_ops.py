@@ -69,10 +69,10 @@ def main() -> None:
                     numbers = [row[key] for key in ("ms", "floor_ms", "over_floor", "goal", "launch_us")]
                     cells = ["" if x is None else f"{x:.3g}" for x in numbers]
                     table.add_row(row["case"], row["pass"], row["contestant"], row["error"] or cells[0], *cells[1:])
+                if args.out:  # after every case: a run that is cut off leaves what it has
+                    text = json.dumps(report, indent=1)
+                    atomic_write(args.out / "benchmark_ops.json", lambda file, text=text: file.write(text.encode()))
             console.print(table)
-            if args.out:  # after every table: a run that is cut off leaves what it has
-                text = json.dumps(report, indent=1)
-                atomic_write(args.out / "benchmark_ops.json", lambda file, text=text: file.write(text.encode()))
     if args.out:
         draw_over_floor(rows, args.out / "benchmark_ops.png")
 

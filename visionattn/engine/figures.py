@@ -254,7 +254,7 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
         natten = [(row["natten_ms"] / row["floor_ms"], cases.index(row["case"])) for row in ours if row["natten_ms"]]
         if natten and "H200" in key[0]:
             axes.scatter(*zip(*natten), marker="D", color=ORANGE, label=labels["natten"], zorder=2)
-        goals = [(row["goal"], cases.index(row["case"])) for row in ours]
+        goals = [(row["goal"], cases.index(row["case"])) for row in ours if row["goal"]]
         if goals:
             axes.scatter(*zip(*goals), marker="|", s=160, color="black", label="goal", zorder=4)
         axes.axvline(1, color="black", linewidth=0.8)
