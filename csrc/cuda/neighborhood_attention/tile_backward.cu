@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tile_launch.cuh"
+#include "tile_strip_backward.cuh"
 
 namespace visionattn {
 namespace {
@@ -29,6 +30,20 @@ KernelChoice choose_dim(int32_t dim, int32_t pairs) {
 
 KernelChoice choose_backward(DataType dtype, int32_t dim, int32_t pairs) {
   return dtype == DataType::float16 ? choose_dim<__half>(dim, pairs) : choose_dim<__nv_bfloat16>(dim, pairs);
+}
+
+template <typename T>
+KernelChoice choose_strip(int32_t dim) {
+  const auto kernel = [](auto* function, int32_t threads, int32_t held) {
+    return KernelChoice{reinterpret_cast<const void*>(function), threads, held, false};
+  };
+  if (dim == 32) return kernel(strip_backward_kernel<T, 32, 1>, kStripBackwardThreads<32>, 1);
+  if (dim == 64) return kernel(strip_backward_kernel<T, 64, 1>, kStripBackwardThreads<64>, 1);
+  return kernel(strip_backward_kernel<T, 128, 1>, kStripBackwardThreads<128>, 1);
+}
+
+KernelChoice choose_strip_backward(DataType dtype, int32_t dim) {
+  return dtype == DataType::float16 ? choose_strip<__half>(dim) : choose_strip<__nv_bfloat16>(dim);
 }
 
 template <typename T, int kLanes>
@@ -63,7 +78,7 @@ bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients
                            &gradients.grad_query, &gradients.grad_key, &gradients.grad_value}) {
     if (!readable(params, *view)) return false;
   }
-  const Launch& launch = find_launch(params, dtype, true, choose_backward);
+  const Launch& launch = find_launch(params, dtype, true, {choose_backward, choose_strip_backward});
   if (!launch.supported || params.tokens() * params.heads * (launch.dim / 8) >= (int64_t(1) << 38)) return false;
   const int64_t positions = launch.plan.positions(), bins = params.rpb_size();
   const int64_t statistics_count = 2 * params.batch * params.tokens() * params.heads;

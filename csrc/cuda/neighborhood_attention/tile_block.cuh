@@ -10,8 +10,9 @@ namespace visionattn::tile {
 // Row `row` (warp * kRows + row of the warp) of a block, in group coordinates. A row that doesn't exist gets the
 // coordinates of one that does.
 __device__ __forceinline__ bool row_coordinates(const Plan& plan, const Place& place, int32_t row, Coordinates& c) {
-  uint32_t warp = row / kRows;
-  c = unravel(row % kRows, plan.rows[1], plan.rows[2]);
+  const int32_t warp_rows = kRows * plan.tiles;
+  uint32_t warp = row / warp_rows;
+  c = unravel(row - warp * warp_rows, plan.rows[1], plan.rows[2]);
   bool exists = c.at[0] < plan.rows[0];
 #pragma unroll
   for (int a = kMaxRank - 1; a >= 0; --a) {

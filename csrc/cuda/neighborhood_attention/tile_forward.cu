@@ -1,6 +1,7 @@
 #include "tile_forward.cuh"
 
 #include "tile_launch.cuh"
+#include "tile_strip_forward.cuh"
 
 namespace visionattn {
 namespace {
@@ -34,6 +35,20 @@ KernelChoice choose_forward(DataType dtype, int32_t dim, int32_t pairs) {
   return dtype == DataType::float16 ? choose_dim<__half>(dim, pairs) : choose_dim<__nv_bfloat16>(dim, pairs);
 }
 
+template <typename T>
+KernelChoice choose_strip(int32_t dim) {
+  const auto kernel = [](auto* function, int32_t threads, int32_t held, int32_t tiles) {
+    return KernelChoice{reinterpret_cast<const void*>(function), threads, held, false, tiles};
+  };
+  if (dim == 32) return kernel(strip_forward_kernel<T, 32, 1, 4>, kStripForwardThreads<32>, 4, 1);
+  if (dim == 64) return kernel(strip_forward_kernel<T, 64, 1, 4>, kStripForwardThreads<64>, 4, 1);
+  return kernel(strip_forward_kernel<T, 128, 2, 3>, kStripForwardThreads<128>, 3, 2);
+}
+
+KernelChoice choose_strip_forward(DataType dtype, int32_t dim) {
+  return dtype == DataType::float16 ? choose_strip<__half>(dim) : choose_strip<__nv_bfloat16>(dim);
+}
+
 }  // namespace
 
 bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream) {
@@ -41,7 +56,7 @@ bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t
   for (const View* view : {&params.query, &params.key, &params.value, &params.output}) {
     if (!readable(params, *view)) return false;
   }
-  const Launch& launch = find_launch(params, dtype, false, choose_forward);
+  const Launch& launch = find_launch(params, dtype, false, {choose_forward, choose_strip_forward});
   if (!launch.supported) return false;
   const void* arguments[] = {&params, &launch.plan};
   return cudaLaunchKernel(launch.kernel, dim3(static_cast<uint32_t>(launch.blocks)), dim3(launch.threads),

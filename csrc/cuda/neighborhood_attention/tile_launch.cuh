@@ -20,17 +20,21 @@ struct Launch {
   bool supported = false;
 };
 
-// The kernels to choose from: fills `kernel` and `threads` (its limit) by dim, pairs and whether they hold all columns.
+// A kernel to choose. `threads` bounds a block, and its registers are bounded so that as many fit a multiprocessor.
 struct KernelChoice {
   const void* kernel;
-  int32_t max_threads;
-  int32_t pairs;  // held in registers at a time, or 0
-  bool whole;     // those are all that a warp has whose rows are queries
+  int32_t threads;
+  int32_t pairs;      // of column blocks, held in registers at a time, or 0
+  bool whole;         // those are all that a warp has whose rows are queries
+  int32_t tiles = 1;  // matrix tiles of rows of a warp
 };
-using ChooseKernel = KernelChoice (*)(DataType dtype, int32_t dim, int32_t pairs);
+struct Kernels {
+  KernelChoice (*by_pairs)(DataType dtype, int32_t dim, int32_t pairs);
+  KernelChoice (*strip)(DataType dtype, int32_t dim);
+};
 
 // The launch for a case, remembered between calls. `backward`: both roles run, with rows that are queries and keys.
-const Launch& find_launch(const NeighborhoodParams& params, DataType dtype, bool backward, ChooseKernel choose);
+const Launch& find_launch(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels);
 
 // Whether the views can be read 16 bytes at a time with 32-bit offsets within a batch entry.
 bool readable(const NeighborhoodParams& params, const View& view);

@@ -1,3 +1,4 @@
+// Chooses how to cut a case: enumerates boxes, estimates the time of each choice and keeps the best.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -12,13 +13,16 @@
 #include "tile_launch.cuh"
 
 namespace visionattn::tile {
+#ifdef VISIONATTN_TILE_TUNE
+int32_t forced[7];
+#endif
 namespace {
 
 struct Device {
   int32_t multiprocessors = 1, shared_block = 0, shared_multiprocessor = 0;
 };
 
-const Device& current_device(int index) {
+const Device& find_device(int index) {
   static std::map<int, Device> devices;
   Device& device = devices[index];
   if (device.shared_block == 0) {
@@ -45,85 +49,85 @@ bool alike(const Axis& axis, int32_t length, int32_t begin, int32_t other, int32
 // How many columns boxes along an axis meet, boxes of a block and boxes of a warp: the most and the sum.
 struct Extents {
   int32_t block = 0, warp = 0;
-  double block_sum = 0, warp_sum = 0, blocks = 0, warps = 0;
+  double block_sum = 0, warp_sum = 0;
 
   template <bool kInverse>
   void add(const Axis& axis, int32_t length, Interval rows, int32_t warp_rows, double count) {
     const int32_t columns = attended<kInverse>(axis, length, rows).size();
     block = std::max(block, columns);
     block_sum += columns * count;
-    blocks += count;
     for (int32_t begin = rows.begin; begin < rows.end; begin += warp_rows) {
-      const int32_t width =
-          attended<kInverse>(axis, length, Interval{begin, min_of(begin + warp_rows, rows.end)}).size();
+      const Interval warp_box{begin, min_of(begin + warp_rows, rows.end)};
+      const int32_t width = attended<kInverse>(axis, length, warp_box).size();
       warp = std::max(warp, width);
       warp_sum += width * count;
-      warps += count;
     }
   }
 };
 
-// Sorts the boxes along an axis into classes. False if there are too many.
-bool classify(Plan& plan, const Axis& axis, int a, bool backward, Extents& extents, Extents& inverse) {
-  const int32_t size = plan.rows[a] * plan.warps[a], groups = min_of(axis.dilation, axis.length);
-  int32_t count = 0;
+// An axis cut into boxes: their classes, and what they meet where rows are queries and, for a backward pass, keys.
+struct AxisCut {
+  std::vector<AxisClass> classes;
+  Extents extents, inverse;
+  double blocks = 0, warps = 0;   // boxes of a block and of a warp
+  int32_t tiles = 0, groups = 0;  // boxes of a block in the longest group, and groups
+};
+
+AxisCut cut_axis(const Axis& axis, int32_t warp_rows, int32_t warps, bool backward) {
+  AxisCut cut;
+  const int32_t size = warp_rows * warps, groups = min_of(axis.dilation, axis.length);
+  cut.tiles = static_cast<int32_t>(divide_up(group_length(axis, 0), size));
+  cut.groups = groups;
+  const int32_t border = axis.kernel + axis.stride;  // farther from an end, windows don't feel it
   for (int32_t group = 0; group < groups;) {
     const int32_t length = group_length(axis, group);
     int32_t end = group + 1;
     while (end < groups && group_length(axis, end) == length) ++end;
     for (int32_t tile = 0; tile * size < length;) {
-      if (count == kMaxAxisClasses) return false;
-      const int32_t begin = tile * size;
+      const int32_t begin = tile * size, far = (length - border) / size;
       int32_t next = tile + 1;
       while (next * size < length && alike<false>(axis, length, begin, next * size, size) &&
              (!backward || alike<true>(axis, length, begin, next * size, size))) {
-        ++next;
+        next = begin >= border && next < far ? far : next + 1;
       }
       const Interval rows{begin, min_of(begin + size, length)};
-      const double boxes = double(next - tile) * (end - group);
-      extents.add<false>(axis, length, rows, plan.rows[a], boxes);
-      if (backward) inverse.add<true>(axis, length, rows, plan.rows[a], boxes);
-      plan.classes[a][count++] = {tile, next - tile, group, end - group};
+      const double count = double(next - tile) * (end - group);
+      cut.extents.add<false>(axis, length, rows, warp_rows, count);
+      if (backward) cut.inverse.add<true>(axis, length, rows, warp_rows, count);
+      cut.blocks += count;
+      cut.warps += count * divide_up(rows.size(), warp_rows);
+      cut.classes.push_back({tile, next - tile, group, end - group});
       tile = next;
     }
     group = end;
   }
-  plan.class_counts[a] = count;
-  return true;
+  return cut;
 }
 
-// What the boxes come to, over all axes: capacities, and means to estimate times from. Rows are queries or (inverse)
-// keys.
+// What the boxes come to over all axes: capacities, and means to estimate times from.
 struct Totals {
-  int64_t columns = 1, columns_inverse = 1, width = 1, width_inverse = 1, classes = 1;
+  int64_t columns = 1, columns_inverse = 1, width = 1, width_inverse = 1, classes = 1, most_boxes = 1;
   double blocks = 1, warps = 1;  // of a head and a batch entry
   double mean_columns = 1, mean_columns_inverse = 1, mean_width_inverse = 1;
-  bool valid = false;
-};
+  bool listable = true;  // the classes fit the lists of a plan
 
-Totals complete(Plan& plan, const NeighborhoodParams& params, bool backward) {
-  Totals totals;
-  for (int a = 0; a < kMaxRank; ++a) {
-    Extents extents, inverse;
-    if (!classify(plan, params.axes[a], a, backward, extents, inverse)) return totals;
-    totals.columns *= extents.block;
-    totals.width *= extents.warp;
-    totals.classes *= plan.class_counts[a];
-    totals.blocks *= extents.blocks;
-    totals.warps *= extents.warps;
-    totals.mean_columns *= extents.block_sum / extents.blocks;
-    if (backward) {
-      totals.columns_inverse *= inverse.block;
-      totals.width_inverse *= inverse.warp;
-      totals.mean_columns_inverse *= inverse.block_sum / inverse.blocks;
-      totals.mean_width_inverse *= inverse.warp_sum / inverse.warps;
-    }
+  void add(const AxisCut& cut) {
+    columns *= cut.extents.block;
+    columns_inverse *= cut.inverse.block;
+    width *= cut.extents.warp;
+    width_inverse *= cut.inverse.warp;
+    classes *= cut.classes.size();
+    blocks *= cut.blocks;
+    warps *= cut.warps;
+    mean_columns *= cut.extents.block_sum / cut.blocks;
+    mean_columns_inverse *= cut.inverse.block_sum / cut.blocks;
+    listable = listable && cut.classes.size() <= kMaxAxisClasses;
+    mean_width_inverse *= cut.inverse.warp_sum / cut.warps;
+    int64_t along = 0;
+    for (const AxisClass& c : cut.classes) along = std::max(along, int64_t(c.tiles) * c.groups);
+    most_boxes *= along;
   }
-  const int64_t columns = std::max(totals.columns, totals.columns_inverse);
-  totals.valid = totals.classes <= kMaxClasses && columns <= 2048;
-  plan.columns = static_cast<int32_t>(std::min<int64_t>(columns, 2048));
-  return totals;
-}
+};
 
 // Deals the boxes of every class out to blocks, at most `most` to each. Returns the blocks of a head and a chunk.
 int64_t deal_boxes(Plan& plan, int64_t most) {
@@ -145,188 +149,265 @@ int64_t deal_boxes(Plan& plan, int64_t most) {
   return block;
 }
 
-// The most boxes of a class.
-int64_t most_boxes(const Plan& plan) {
-  int64_t most = 1;
-  for (int a = 0; a < kMaxRank; ++a) {
-    int64_t along = 0;
-    for (int32_t i = 0; i < plan.class_counts[a]; ++i) {
-      along = std::max(along, int64_t(plan.classes[a][i].tiles) * plan.classes[a][i].groups);
-    }
-    most *= along;
-  }
-  return most;
-}
-
-// Cuts the batch and deals out the boxes so that the blocks fill the device (`slots` blocks at a time) in one wave or
-// else are many; to start a block takes as long as `start` turns. Every block works on one box and a part of the batch,
-// or on several boxes and all of it. There are `copies` of each block.
+// How work is divided: every block takes one box and one of `chunks` parts of the batch, or up to `most` boxes and all
+// of the batch. `blocks` of them take as long as `turns` units one after the other.
 struct Division {
-  int64_t blocks;
-  double turns;  // that the work takes
+  int64_t most = 1, chunks = 1;
+  double blocks = 0, turns = INFINITY;
 };
 
-Division divide_work(Plan& plan, int64_t batch, int64_t copies, int64_t slots, double start) {
-  const int64_t boxes = most_boxes(plan);
-  double lowest = INFINITY;
-  int64_t best_most = 1, best_chunks = 1;
+// Blocks should fill the device (`slots` at a time) in one wave or else be many; starting one takes `start` turns.
+// There are `copies` of each block.
+Division divide_work(const Totals& totals, int64_t batch, int64_t copies, int64_t slots, double start) {
+  Division best;
   const auto consider = [&](int64_t most, int64_t chunks) {
-    const double blocks = double(deal_boxes(plan, most)) * chunks * copies;
+    // About: rounding up is left out where a block takes several boxes.
+    const double blocks = std::max(std::ceil(totals.blocks / most), double(totals.classes)) * chunks * copies;
     const double turns = double(divide_up(batch, chunks) * most) + start, waves = blocks / slots;
     const double time = waves <= 1 ? turns : turns * (std::ceil(waves) + waves + 0.5) / 2;
-    if (time < lowest) {
-      lowest = time;
-      best_most = most;
-      best_chunks = chunks;
-    }
+    if (time < best.turns) best = {most, chunks, blocks, time};
   };
-  for (int64_t chunks = 1; chunks <= std::min<int64_t>(batch, 256); ++chunks) {
-    consider(1, chunks);
-  }
-  for (int64_t most = 2; most <= std::min<int64_t>(boxes, 128); ++most) consider(most, 1);
-  plan.chunks = static_cast<int32_t>(best_chunks);
-  return {deal_boxes(plan, best_most) * best_chunks * copies, lowest};
+  for (int64_t chunks = 1; chunks <= std::min<int64_t>(batch, 256); ++chunks) consider(1, chunks);
+  for (int64_t most = 2; most <= std::min<int64_t>(totals.most_boxes, 128); most += 1 + most / 8) consider(most, 1);
+  return best;
 }
 
-int32_t shared_bytes(const Plan& plan, const NeighborhoodParams& params, int32_t dim, bool backward,
-                     const KernelChoice& choice) {
-  const int32_t bins = params.rpb == nullptr ? 1 : static_cast<int32_t>(params.rpb_size());
-  if (!backward) return ForwardLayout(plan, dim * 2, bins).total;
-  return std::max(BackwardLayout(plan, dim * 2, bins, false, choice.pairs == 0).total,
-                  BackwardLayout(plan, dim * 2, bins, true, choice.pairs == 0).total);
-}
-
-// Instructions of the warps of a block for one unit, as counted in profiles.
-double unit_instructions(const Plan& plan, const Totals& totals, const KernelChoice& choice, int32_t dim,
-                         bool backward) {
-  const double channels = dim / 32.0, warps = totals.warps / totals.blocks, rows = plan.row_count();
-  const double held = choice.whole ? choice.pairs : plan.pairs;
-  if (!backward) {
-    const double copies = 1.2 * channels * (2 * totals.mean_columns + rows) * (plan.split ? 1.25 : 1);
-    return warps * (200 + held * (40 + 35 * channels)) + copies + 120;
+class Planner {
+ public:
+  Planner(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels, const Device& device)
+      : params_(params), dtype_(dtype), backward_(backward), kernels_(kernels), device_(device) {
+    dim_ = params.dim <= 32 ? 32 : params.dim <= 64 ? 64 : 128;
+    bins_ = params.rpb == nullptr ? 1 : params.rpb_size();
   }
-  const double held_inverse = std::ceil(totals.mean_width_inverse / 16 + 0.5);
-  const double copies = 1.2 * channels * (totals.mean_columns + totals.mean_columns_inverse + 2 * rows);
-  return warps * (300 + (held + held_inverse) / 2 * (40 + 60 * channels)) + copies + 200;
-}
 
-// Completes a plan whose boxes of rows and warps and whose stages are given. Returns the estimated time in clock
-// cycles.
-double carry_out(Launch& launch, Plan& plan, const NeighborhoodParams& params, DataType dtype, bool backward,
-                 ChooseKernel choose, const Device& device) {
-  const Totals totals = complete(plan, params, backward);
-  if (!totals.valid) return INFINITY;
-  const int32_t width = static_cast<int32_t>(divide_up(totals.width, 16));
-  const KernelChoice choice = choose(dtype, launch.dim, width);
-  if (choice.kernel == nullptr || plan.thread_count() > choice.max_threads) return INFINITY;
-  plan.pairs = static_cast<int32_t>(std::max<int64_t>(width, backward ? divide_up(totals.width_inverse, 16) : 0));
-  if (choice.whole) {
-    plan.pairs = std::max(plan.pairs, choice.pairs);
-  } else if (choice.pairs > 0) {
-    plan.pairs = static_cast<int32_t>(divide_up(plan.pairs, choice.pairs)) * choice.pairs;
-  }
-  if (plan.split && (backward || !choice.whole)) return INFINITY;
-  if (plan.columns * launch.dim * 2 > 65536 || plan.pairs > 31) return INFINITY;
-  const int32_t bytes = shared_bytes(plan, params, launch.dim, backward, choice);
-  if (bytes > device.shared_block) return INFINITY;
-  if (cudaFuncSetAttribute(choice.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_block) !=
-      cudaSuccess) {
-    cudaGetLastError();
-    return INFINITY;
-  }
-  int32_t resident = 0;
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, choice.kernel, plan.thread_count(), bytes);
-  if (resident == 0) return INFINITY;
-  const Division division = divide_work(plan, params.batch, params.heads * (backward ? 2 : 1),
-                                        int64_t(resident) * device.multiprocessors, backward ? 4 : 2);
-  if (division.blocks >= (int64_t(1) << 31) || most_boxes(plan) * params.batch >= (int64_t(1) << 30)) return INFINITY;
-  // Instructions per clock cycle: more with more warps, and with more blocks that don't wait for each other.
-  const double alone[] = {0, 0.8, 0.9, 0.97};
-  const double warps = std::min(16.0, totals.warps / totals.blocks * resident);
-  const double rate = 2.2 * std::pow(warps / 16, 0.6) * (resident < 4 ? alone[resident] : 1) *
-                      (plan.warps[2] > 1 ? 0.94 : 1) *
-                      (plan.stages == 2         ? 1
-                       : plan.split || backward ? 0.95
-                                                : 0.88);
-  launch.kernel = choice.kernel;
-  launch.threads = plan.thread_count();
-  launch.shared_bytes = bytes;
-  launch.blocks = division.blocks;
-  launch.plan = plan;
-  launch.supported = true;
-  return division.turns * resident * unit_instructions(plan, totals, choice, launch.dim, backward) / rate;
-}
-
+  Launch plan() {
+    if (bins_ > 8192) return {};
 #ifdef VISIONATTN_TILE_TUNE
-int32_t forced[7];
+    if (forced[0] > 0) {
+      const Box3 rows{forced[0], forced[1], forced[2]}, warps{forced[3], forced[4], forced[5]};
+      forced[6] < 10 ? consider(rows, warps) : consider_strips(rows, warps);
+      return finish();
+    }
 #endif
+    for_boxes([this](const Box3& rows, const Box3& warps) {
+      consider(rows, warps);
+      consider_strips(rows, warps);
+    });
+    return finish();
+  }
 
-// Calls visit(rows, warps) for every sensible box of rows of a warp and box of warps of a block.
-template <typename Visit>
-void for_boxes(const NeighborhoodParams& params, int32_t max_warps, Visit visit) {
-  int32_t length[kMaxRank];
-  for (int a = 0; a < kMaxRank; ++a) length[a] = group_length(params.axes[a], 0);
-  std::array<int32_t, kMaxRank> rows, warps;
-  for (rows[0] = 1; rows[0] <= min_of(length[0], 4); ++rows[0]) {
-    for (rows[1] = 1; rows[0] * rows[1] <= 8 && rows[1] <= length[1]; ++rows[1]) {
-      const int32_t most = min_of(kRows / (rows[0] * rows[1]), length[2]);
-      int32_t even = most;  // cuts the axis evenly
-      while (length[2] % even != 0) --even;
-      for (int32_t last = most; last >= even; last -= max_of(most - even, 1)) {
-        if (last < most && 4 * last < 3 * most) continue;
-        rows[2] = last;
-        int32_t limit[kMaxRank];
-        for (int a = 0; a < kMaxRank; ++a) limit[a] = static_cast<int32_t>(divide_up(length[a], rows[a]));
-        for (warps[0] = 1; warps[0] <= min_of(limit[0], max_warps); ++warps[0]) {
-          for (warps[1] = 1; warps[0] * warps[1] <= max_warps && warps[1] <= limit[1]; ++warps[1]) {
-            for (warps[2] = 1; warps[0] * warps[1] * warps[2] <= max_warps && warps[2] <= limit[2]; ++warps[2]) {
-              visit(rows, warps);
+ private:
+  using Box3 = std::array<int32_t, kMaxRank>;
+
+  const NeighborhoodParams& params_;
+  DataType dtype_;
+  bool backward_;
+  const Kernels& kernels_;
+  const Device& device_;
+  int32_t dim_;
+  int64_t bins_;
+  std::map<std::array<int32_t, 3>, AxisCut> cuts_;  // by axis, rows of a warp and warps
+  double lowest_ = INFINITY;
+  Launch best_;
+  Division division_;
+
+  const AxisCut& cut(int axis, int32_t rows, int32_t warps) {
+    const auto [found, added] = cuts_.try_emplace({axis, rows, warps});
+    if (added) found->second = cut_axis(params_.axes[axis], rows, warps, backward_);
+    return found->second;
+  }
+
+  // Calls visit(rows, warps) for every sensible box of rows of a warp and box of warps of a block.
+  template <typename Visit>
+  void for_boxes(Visit visit) const {
+    constexpr int32_t kMaxWarps = 8;
+    Box3 length, rows, warps, limit;
+    for (int a = 0; a < kMaxRank; ++a) length[a] = group_length(params_.axes[a], 0);
+    for (rows[0] = 1; rows[0] <= min_of(length[0], 4); ++rows[0]) {
+      for (rows[1] = 1; rows[0] * rows[1] <= 8 && rows[1] <= length[1]; ++rows[1]) {
+        const int32_t most = min_of(kRows / (rows[0] * rows[1]), length[2]);
+        for (rows[2] = most; 4 * rows[2] >= 3 * most; --rows[2]) {
+          if (rows[2] < most && length[2] % rows[2] != 0) continue;  // smaller boxes are for cutting the axis evenly
+          for (int a = 0; a < kMaxRank; ++a) limit[a] = static_cast<int32_t>(divide_up(length[a], rows[a]));
+          for (warps[0] = 1; warps[0] <= min_of(limit[0], kMaxWarps); ++warps[0]) {
+            for (warps[1] = 1; warps[0] * warps[1] <= kMaxWarps && warps[1] <= limit[1]; ++warps[1]) {
+              for (warps[2] = 1; warps[0] * warps[1] * warps[2] <= kMaxWarps && warps[2] <= limit[2]; ++warps[2]) {
+                visit(rows, warps);
+              }
             }
           }
         }
       }
     }
   }
-}
 
-Launch make_launch(const NeighborhoodParams& params, DataType dtype, bool backward, ChooseKernel choose,
-                   const Device& device) {
-  Launch best;
-  best.dim = params.dim <= 32 ? 32 : params.dim <= 64 ? 64 : 128;
-  if (params.rpb != nullptr && params.rpb_size() > 8192) return best;
-  const int32_t max_warps = best.dim == 128 ? 8 : best.dim == 64 || backward ? 12 : 16;
-  double lowest = INFINITY;
-  const auto consider = [&](const std::array<int32_t, kMaxRank>& rows, const std::array<int32_t, kMaxRank>& warps,
-                            int32_t stages, bool split) {
+  void consider(const Box3& rows, const Box3& warps) {
+    Totals totals;
+    for (int a = 0; a < kMaxRank; ++a) totals.add(cut(a, rows[a], warps[a]));
+    const int64_t columns = std::max(totals.columns, totals.columns_inverse);
+    const int64_t width = divide_up(totals.width, 16), width_inverse = divide_up(totals.width_inverse, 16);
+    if (!totals.listable || totals.classes > kMaxClasses || columns * dim_ * 2 > 65536 ||
+        std::max(width, width_inverse) > 31 || totals.most_boxes * params_.batch >= (int64_t(1) << 30)) {
+      return;
+    }
+    const KernelChoice choice = kernels_.by_pairs(dtype_, dim_, static_cast<int32_t>(width));
     Launch launch;
-    launch.dim = best.dim;
-    Plan plan{};
-    for (int a = 0; a < kMaxRank; ++a) {
-      plan.rows[a] = rows[a];
-      plan.warps[a] = warps[a];
+    Plan& plan = launch.plan;
+    std::copy(rows.begin(), rows.end(), plan.rows);
+    std::copy(warps.begin(), warps.end(), plan.warps);
+    plan.columns = static_cast<int32_t>(columns);
+    plan.pairs = static_cast<int32_t>(std::max(width, backward_ ? width_inverse : 0));
+    if (choice.whole) {
+      plan.pairs = std::max(plan.pairs, choice.pairs);
+    } else if (choice.pairs > 0) {
+      plan.pairs = static_cast<int32_t>(divide_up(plan.pairs, choice.pairs)) * choice.pairs;
     }
-    plan.stages = stages;
-    plan.split = split;
-    const double time = carry_out(launch, plan, params, dtype, backward, choose, device);
-    if (time < lowest) {
-      lowest = time;
-      best = launch;
-    }
-  };
+    launch.dim = dim_;
+    launch.kernel = choice.kernel;
+    launch.threads = plan.thread_count();
+    if (launch.threads > choice.threads) return;
+    for (const int mode : {1, 2, 3}) {
 #ifdef VISIONATTN_TILE_TUNE
-  if (forced[0] > 0) {
-    consider({forced[0], forced[1], forced[2]}, {forced[3], forced[4], forced[5]}, forced[6] == 2 ? 2 : 1,
-             forced[6] == 3);
-    return best;
-  }
+      if (forced[0] > 0 && forced[6] != mode) continue;
 #endif
-  for_boxes(params, max_warps, [&](const auto& rows, const auto& warps) {
-    consider(rows, warps, 1, false);
-    consider(rows, warps, 2, false);
-    if (!backward) consider(rows, warps, 1, true);
-  });
-  return best;
-}
+      plan.stages = mode == 2 ? 2 : 1;
+      plan.split = mode == 3;
+      if (plan.split && (backward_ || !choice.whole)) continue;
+      consider(launch, totals, choice);
+    }
+  }
+
+  void consider(Launch& launch, const Totals& totals, const KernelChoice& choice) {
+    launch.shared_bytes = shared_bytes(launch.plan, choice);
+    consider(launch, totals, choice, unit_instructions(launch.plan, totals, choice));
+  }
+
+  // Boxes of warps with two tiles of rows are twice as high.
+  void consider_strips(const Box3& tile_rows, const Box3& warps) {
+    if (warps[2] > 1) return;  // all warps share the table
+    const KernelChoice choice = kernels_.strip(dtype_, dim_);
+    Box3 rows = tile_rows;
+    rows[params_.axes[1].length > 1 ? 1 : 2] *= choice.tiles;
+    Totals totals;
+    for (int a = 0; a < kMaxRank; ++a) totals.add(cut(a, rows[a], warps[a]));
+    totals.most_boxes = 1;
+    const AxisCut &last = cut(2, rows[2], 1), &middle = cut(1, rows[1], warps[1]), &first = cut(0, rows[0], warps[0]);
+    const int64_t longest = std::max(last.extents.block, last.inverse.block);
+    const int64_t most_lines = std::max(int64_t(first.extents.block) * middle.extents.block,
+                                        int64_t(first.inverse.block) * middle.inverse.block);
+    Launch launch;
+    Plan& plan = launch.plan;
+    std::copy(rows.begin(), rows.end(), plan.rows);
+    std::copy(warps.begin(), warps.end(), plan.warps);
+    plan.tiles = choice.tiles;
+    plan.plain = true;
+    plan.stages = 2;
+    if (longest > 1024) return;
+    plan.pitch = static_cast<int32_t>(divide_up(longest, 16)) * 16;
+    launch.dim = dim_;
+    launch.kernel = choice.kernel;
+    launch.threads = plan.thread_count();
+    if (launch.threads > choice.threads) return;
+    for (const int64_t bytes : {16384, 32768, 65536}) {
+      plan.lines = static_cast<int32_t>(std::clamp<int64_t>(bytes / (plan.pitch * dim_ * 4), 1, most_lines));
+      const int32_t distances = line_distances(params_);
+      launch.shared_bytes = StripLayout(plan, dim_ * 2, distances, backward_, false, backward_ && bins_ > 1).total;
+      if (backward_) {
+        launch.shared_bytes =
+            std::max(launch.shared_bytes, StripLayout(plan, dim_ * 2, distances, true, true, false).total);
+      }
+      consider(launch, totals, choice, strip_instructions(plan, totals, choice, first, middle, last));
+    }
+  }
+
+  void consider(const Launch& launch, const Totals& totals, const KernelChoice& choice, double instructions) {
+    if (launch.shared_bytes > device_.shared_block) return;
+    const int32_t resident =
+        std::min({device_.shared_multiprocessor / (launch.shared_bytes + 1024), choice.threads / launch.threads, 16});
+    if (resident == 0) return;
+    const Division division = divide_work(totals, params_.batch, params_.heads * (backward_ ? 2 : 1),
+                                          int64_t(resident) * device_.multiprocessors,
+                                          launch.plan.plain ? 0.5
+                                          : backward_       ? 4
+                                                            : 2);
+    const double time = division.turns * resident * instructions / rate(launch.plan, totals, resident);
+    if (time < lowest_) {
+      lowest_ = time;
+      best_ = launch;
+      division_ = division;
+    }
+  }
+
+  // Instructions per clock cycle: more with more warps, and with more blocks that don't wait for each other.
+  double rate(const Plan& plan, const Totals& totals, int32_t resident) const {
+    constexpr double kAlone[] = {0, 0.8, 0.9, 0.97, 1};
+    const double warps = std::min(16.0, totals.warps / totals.blocks * resident);
+    const double waiting = plan.stages == 2 ? 1 : plan.split || backward_ ? 0.95 : 0.88;
+    const double conflicts = plan.warps[2] > 1 ? 0.94 : 1;
+    return 2.2 * std::pow(warps / 16, 0.6) * kAlone[min_of(resident, 4)] * waiting * conflicts;
+  }
+
+  // Instructions of the warps of a block for one unit, as counted in profiles.
+  double unit_instructions(const Plan& plan, const Totals& totals, const KernelChoice& choice) const {
+    const double channels = dim_ / 32.0, warps = totals.warps / totals.blocks, rows = plan.row_count();
+    const double held = choice.whole ? choice.pairs : plan.pairs;
+    if (!backward_) {
+      const double copies = 1.2 * channels * (2 * totals.mean_columns + rows) * (plan.split ? 1.25 : 1);
+      return warps * (200 + held * (40 + 35 * channels)) + copies + 120;
+    }
+    const double held_inverse = std::ceil(totals.mean_width_inverse / 16 + 0.5);
+    const double copies = 1.2 * channels * (totals.mean_columns + totals.mean_columns_inverse + 2 * rows);
+    return warps * (300 + (held + held_inverse) / 2 * (40 + 60 * channels)) + copies + 200;
+  }
+
+  double strip_instructions(const Plan& plan, const Totals& totals, const KernelChoice& choice, const AxisCut& first,
+                            const AxisCut& middle, const AxisCut& last) const {
+    const double channels = dim_ / 32.0, warps = totals.warps / totals.blocks;
+    // Pairs of column blocks of a warp, and columns of a block.
+    const auto pairs = [&](Extents AxisCut::* e) {
+      return (first.*e).warp_sum / first.warps * (middle.*e).warp_sum / middle.warps *
+             std::ceil((last.*e).warp_sum / last.warps / 16);
+    };
+    const auto columns = [&](Extents AxisCut::* e) {
+      return (first.*e).block_sum / first.blocks * (middle.*e).block_sum / middle.blocks *
+             std::ceil((last.*e).block_sum / last.blocks / 16) * 16;
+    };
+    const double held = pairs(&AxisCut::extents), passing = columns(&AxisCut::extents);
+    if (!backward_) {
+      return warps * (300 + held * (60 + (55 + 27 * channels) * choice.tiles)) + passing * 3 * channels + 1500;
+    }
+    const double held_inverse = pairs(&AxisCut::inverse), passing_inverse = columns(&AxisCut::inverse);
+    const double mean = (held + held_inverse) / 2, mean_passing = (passing + passing_inverse) / 2;
+    return warps * (500 + mean * ((bins_ > 1 ? 130 : 100) + 60 * channels)) + mean_passing * 3 * channels + 2000;
+  }
+
+  int32_t shared_bytes(const Plan& plan, const KernelChoice& choice) const {
+    const int32_t bins = static_cast<int32_t>(bins_);
+    if (!backward_) return ForwardLayout(plan, dim_ * 2, bins).total;
+    return std::max(BackwardLayout(plan, dim_ * 2, bins, false, choice.pairs == 0).total,
+                    BackwardLayout(plan, dim_ * 2, bins, true, choice.pairs == 0).total);
+  }
+
+  Launch finish() {
+    if (best_.kernel == nullptr) return {};
+    Plan& plan = best_.plan;
+    int64_t blocks = 1;
+    for (int a = 0; a < kMaxRank; ++a) {
+      const AxisCut& chosen = cut(a, plan.rows[a], plan.warps[a]);
+      plan.tiles_along[a] = chosen.tiles;
+      plan.class_counts[a] = plan.plain ? chosen.tiles * chosen.groups : static_cast<int32_t>(chosen.classes.size());
+      blocks *= plan.class_counts[a];
+      if (!plan.plain) std::copy(chosen.classes.begin(), chosen.classes.end(), plan.classes[a]);
+    }
+    plan.chunks = static_cast<int32_t>(division_.chunks);
+    if (!plan.plain) blocks = deal_boxes(plan, division_.most);
+    best_.blocks = blocks * plan.chunks * params_.heads * (backward_ ? 2 : 1);
+    best_.supported = best_.blocks < (int64_t(1) << 31) &&
+                      cudaFuncSetAttribute(best_.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           device_.shared_block) == cudaSuccess;
+    return best_;
+  }
+};
 
 }  // namespace
 
@@ -338,7 +419,7 @@ extern "C" __attribute__((visibility("default"))) void tile_force(const int32_t*
 }
 #endif
 
-const Launch& find_launch(const NeighborhoodParams& params, DataType dtype, bool backward, ChooseKernel choose) {
+const Launch& find_launch(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels) {
   static std::mutex mutex;
   static std::map<std::vector<int64_t>, Launch> launches;
 #ifdef VISIONATTN_TILE_TUNE
@@ -356,15 +437,16 @@ const Launch& find_launch(const NeighborhoodParams& params, DataType dtype, bool
   const std::lock_guard lock(mutex);
   auto found = launches.find(key);
   if (found == launches.end()) {
-    found = launches.emplace(key, make_launch(params, dtype, backward, choose, current_device(device))).first;
+    found = launches.emplace(key, Planner(params, dtype, backward, kernels, find_device(device)).plan()).first;
 #ifdef VISIONATTN_TILE_TUNE
     if (getenv("TILE_VERBOSE")) {
       const Plan& q = found->second.plan;
       printf(
-          "   plan %s: rows %d,%d,%d warps %d,%d,%d stages %d split %d pairs %d columns %d shared %d blocks %ld chunks "
+          "   plan %s: rows %d,%d,%d warps %d,%d,%d stages %d split %d pairs %d columns %d pitch %d lines %d shared %d "
+          "blocks %ld chunks "
           "%d\n",
           backward ? "b" : "f", q.rows[0], q.rows[1], q.rows[2], q.warps[0], q.warps[1], q.warps[2], q.stages, q.split,
-          q.pairs, q.columns, found->second.shared_bytes, long(found->second.blocks), q.chunks);
+          q.pairs, q.columns, q.pitch, q.lines, found->second.shared_bytes, long(found->second.blocks), q.chunks);
       fflush(stdout);
     }
 #endif

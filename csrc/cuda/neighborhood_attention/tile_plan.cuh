@@ -24,24 +24,31 @@ constexpr int kMaxAxisClasses = 16;
 constexpr int kMaxClasses = 160;
 
 struct Plan {
-  int32_t rows[kMaxRank];   // box of a warp, at most kRows tokens
+  int32_t rows[kMaxRank];   // box of a warp, at most kRows * tiles tokens
   int32_t warps[kMaxRank];  // box of warps in a block
+  int32_t tiles = 1;        // matrix tiles of kRows rows of a warp
   int32_t columns;          // capacity of a block, in tokens
   int32_t pairs;            // capacity of a warp, in pairs of 8 columns
   int32_t stages;           // copies of the token buffers: with 2, one fills while the other is used
   bool split;               // forward: keys and values are loaded in turns, each while the other's are used
+  int32_t pitch;            // strip kernels: capacity of a line of columns, a multiple of 16,
+  int32_t lines;            // and lines that are in a token buffer at a time
   int32_t chunks;           // the batch is cut into so many
   // A class of boxes is a class along every axis. Its boxes are dealt out to blocks first_block[class] and following.
+  // If the plan is plain, every box is a class of its own, and there are no lists of them: class_counts are boxes, and
+  // tiles_along those of a group.
+  bool plain;
+  int32_t tiles_along[kMaxRank];
   int32_t class_counts[kMaxRank];
   AxisClass classes[kMaxRank][kMaxAxisClasses];
   int32_t first_block[kMaxClasses + 1];
 
   VISIONATTN_HOST_DEVICE int32_t class_count() const { return class_counts[0] * class_counts[1] * class_counts[2]; }
   VISIONATTN_HOST_DEVICE int32_t warp_count() const { return warps[0] * warps[1] * warps[2]; }
-  VISIONATTN_HOST_DEVICE int32_t row_count() const { return warp_count() * kRows; }
+  VISIONATTN_HOST_DEVICE int32_t row_count() const { return warp_count() * tiles * kRows; }
   VISIONATTN_HOST_DEVICE int32_t thread_count() const { return warp_count() * 32; }
   // Blocks of one head and one chunk of the batch; and of one head.
-  VISIONATTN_HOST_DEVICE int32_t chunk_positions() const { return first_block[class_count()]; }
+  VISIONATTN_HOST_DEVICE int32_t chunk_positions() const { return plain ? class_count() : first_block[class_count()]; }
   VISIONATTN_HOST_DEVICE int32_t positions() const { return chunk_positions() * chunks; }
 };
 
@@ -102,8 +109,9 @@ struct Place {
   uint32_t box, box_step, box_count;
   AxisClass classes[kMaxRank];
   int32_t length[kMaxRank];  // of the dilation groups
-  Box rows, columns;
+  Box rows, columns;         // rows may be empty if the plan is plain: groups differ in length
 
+  VISIONATTN_HOST_DEVICE bool empty() const { return rows.volume() == 0; }
   VISIONATTN_HOST_DEVICE int32_t units() const {
     return static_cast<int32_t>((box_count - box + box_step - 1) / box_step) * (batch_end - batch_begin);
   }
@@ -118,28 +126,41 @@ VISIONATTN_HOST_DEVICE Place locate(const NeighborhoodParams& params, const Plan
   const int32_t batch = static_cast<int32_t>(params.batch), chunk = index;
   place.batch_begin = plan.chunks == 1 ? 0 : static_cast<uint64_t>(batch) * chunk / plan.chunks;
   place.batch_end = plan.chunks == 1 ? batch : static_cast<uint64_t>(batch) * (chunk + 1) / plan.chunks;
-  int32_t low = 0, high = plan.class_count();  // the class is in [low, high)
-  while (high - low > 1) {
-    const int32_t middle = (low + high) / 2;
-    if (plan.first_block[middle] <= block) {
-      low = middle;
-    } else {
-      high = middle;
+  int32_t low = block;
+  place.box = 0;
+  place.box_step = 1;
+  if (!plan.plain) {
+    low = 0;
+    for (int32_t high = plan.class_count(); high - low > 1;) {  // the class is in [low, high)
+      const int32_t middle = (low + high) / 2;
+      if (plan.first_block[middle] <= block) {
+        low = middle;
+      } else {
+        high = middle;
+      }
     }
+    place.box = block - plan.first_block[low];
+    place.box_step = plan.first_block[low + 1] - plan.first_block[low];
   }
   uint32_t number = low;
-  place.box = block - plan.first_block[low];
-  place.box_step = plan.first_block[low + 1] - plan.first_block[low];
   place.box_count = 1;
 #pragma unroll
   for (int a = kMaxRank - 1; a >= 0; --a) {
-    const AxisClass c = plan.classes[a][take_digit(number, plan.class_counts[a])];
+    uint32_t along = take_digit(number, plan.class_counts[a]);
+    AxisClass c;
+    if (plan.plain) {
+      c.tile = take_digit(along, plan.tiles_along[a]);
+      c.group = static_cast<int32_t>(along);
+      c.tiles = c.groups = 1;
+    } else {
+      c = plan.classes[a][along];
+    }
     const int32_t size = plan.rows[a] * plan.warps[a], begin = c.tile * size;
     const int32_t length = group_length(params.axes[a], c.group);
     place.box_count *= c.tiles * c.groups;
     place.classes[a] = c;
     place.length[a] = length;
-    place.rows.axis[a] = {begin, min_of(begin + size, length)};
+    place.rows.axis[a] = {begin, max_of(min_of(begin + size, length), begin)};
     place.columns.axis[a] = attended<kInverse>(params.axes[a], length, place.rows.axis[a]);
   }
   return place;
@@ -316,5 +337,39 @@ struct BackwardLayout {
     total = bias + (bins + 2) * 2;
   }
 };
+
+// Columns come to the strip kernels line by line, a line being the columns along the last axis, filled up to a multiple
+// of
+// 16. Their table is by line instead of by warp: what a row and a column start from depends on the distance of their
+// lines and on where both lie along the last axis. `slots` are the positions of a warp's rows along it.
+struct StripLayout {
+  int32_t columns1, statistics, stage;  // columns0 come first; `stage` is the size of a strip
+  int32_t rows0, rows1, table, table_line, table_lines, sums, offsets, results, numbers, total;
+
+  // `second`: there are two tensors of rows; `listed`: columns have statistics; `summed`: the bias gradient is summed
+  // up.
+  VISIONATTN_HOST_DEVICE StripLayout(const Plan& plan, int row_bytes, int32_t distances, bool second, bool listed,
+                                     bool summed) {
+    const int32_t tokens = plan.lines * plan.pitch, rows = plan.row_count();
+    columns1 = tokens * row_bytes;
+    statistics = 2 * tokens * row_bytes;
+    stage = (statistics + (listed ? tokens * 8 : 0) + 1023) / 1024 * 1024;
+    rows0 = 2 * stage;
+    rows1 = rows0 + rows * row_bytes;
+    table = rows1 + (second ? rows * row_bytes : 0);
+    table_line = plan.pitch * plan.rows[2] * 2;
+    table_lines = distances;  // and one of -infinity
+    sums = table + table_line * (distances + 1);
+    offsets = sums + (summed ? plan.warp_count() * distances * table_line * 2 : 0);
+    results = offsets + rows * 8;
+    numbers = results + rows * 8;
+    total = numbers + rows * 8;
+  }
+};
+
+// Distances between lines that a strip kernel's table tells apart.
+VISIONATTN_HOST_DEVICE int32_t line_distances(const NeighborhoodParams& params) {
+  return params.rpb == nullptr ? 1 : (2 * params.axes[0].kernel - 1) * (2 * params.axes[1].kernel - 1);
+}
 
 }  // namespace visionattn::tile
