@@ -9,6 +9,7 @@ The test file is downloaded once, with pip, to `build/timm_suite` (it is in timm
 
 import argparse
 import fnmatch
+import os
 import subprocess
 import sys
 import tarfile
@@ -82,6 +83,7 @@ def main() -> int:
     variants = [name for family in visionattn.models.__all__ for name in getattr(visionattn.models, family).VARIANTS]
     patterns = variants if args.models == ["all"] else args.models or ["*_test", *SMALLEST]
     tests = fetch_tests()
+    os.environ.setdefault("TIMEOUT", "900")  # seconds a test; timm's own limits are for an idle machine
     timm.list_models = list_our_models
     timm.list_pretrained = lambda filter="", **kwargs: list_our_models(filter, pretrained=True, include_tags=True)
     configuration = tests.parent / "pytest.ini"  # keeps our own configuration out
