@@ -32,10 +32,12 @@ demo: $(INSTALLED)
 # Every kind of check, on small variants; the tests start one thread each, as they run side by side.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow$(if $(GPU),, and not cuda)"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/timm_suite.py
 
 # Every variant and recorded value, then the wheel on other versions of Python and torch.
 test-all: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTEST) -m "$(if $(GPU),,not cuda)"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/timm_suite.py --models all
 	tests/wheel_matrix.sh
 
 lint: $(INSTALLED)
