@@ -24,6 +24,7 @@ COLUMNS = {
     "latency_ms": "latency, ms",
     "memory_mib": "memory, MiB",
 }
+DECIMALS = {"params_m": 2, "gmacs": 3, "latency_ms": 2}
 
 
 def main() -> None:
@@ -69,7 +70,9 @@ def main() -> None:
                     )
     table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
     for row in rows:
-        cells = [f"{row[k]:,.2f}" if isinstance(row[k], float) else str(row[k] or "") for k in COLUMNS]
+        cells = [
+            f"{row[k]:,.{DECIMALS.get(k, 1)}f}" if isinstance(row[k], float) else str(row[k] or "") for k in COLUMNS
+        ]
         table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
     console.print(table)
     if args.out:

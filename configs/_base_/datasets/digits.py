@@ -2,7 +2,7 @@
 
 data_config = dict(input_size=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=1.0)
 
-_train = dict(hflip=0.0, scale=(0.7, 1.0), ratio=(0.8, 1.25), color_jitter=0.0, re_prob=0.1)
+_train = dict(hflip=0.0, scale=(0.8, 1.0), ratio=(0.9, 1.11), color_jitter=0.0, re_prob=0.1)
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
