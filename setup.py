@@ -6,7 +6,7 @@ kernels. Both are written against the LibTorch stable ABI, so one build serves e
 Environment:
     VISIONATTN_BUILD: `auto` (default: the CPU library where there is a C++ compiler, the CUDA library where there is an
         nvcc that fits torch), `cpu`, `cuda` (both, an error if one can't be built) or `none`.
-    TORCH_CUDA_ARCH_LIST: CUDA architectures, default "8.0;9.0a;9.0+PTX".
+    TORCH_CUDA_ARCH_LIST: CUDA architectures, default "8.0+PTX;9.0a".
     MAX_JOBS: parallel compilations, default the number of cores.
 """
 
@@ -24,7 +24,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).parent.resolve()
 TORCH_TARGET = "0x020a000000000000"  # 2.10
-DEFAULT_CUDA_ARCHS = "8.0;9.0a;9.0+PTX"
+DEFAULT_CUDA_ARCHS = "8.0+PTX;9.0a"
 MODES = ("auto", "cpu", "cuda", "none")
 
 
