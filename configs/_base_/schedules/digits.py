@@ -3,7 +3,7 @@
 optim_wrapper = dict(
     type="PrecisionOptimWrapper",
     constructor="TimmParamGroups",
-    optimizer=dict(type="AdamW", lr=5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=3e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
