@@ -177,7 +177,7 @@ def _neighborhood_attention(
     rpb = _checked_rpb(rpb, query, area)
     out, lse = _operators.dispatch(
         "neighborhood_attention", backend, query, key, value, rpb, additional_keys, additional_values, *area,
-        scale or query.shape[-1] ** -0.5,
+        float(scale or query.shape[-1] ** -0.5),
     )  # fmt: skip
     return (out, lse) if return_lse else out
 
@@ -228,6 +228,6 @@ def na_qkv(
         (qkv,) = _operators.autocast(qkv.device.type, (qkv,))
     area = check.neighborhood(qkv.shape[1:-3], kernel_size, stride, dilation, is_causal, clip_window)
     rpb = _checked_rpb(rpb, qkv, area)
-    scale = scale or qkv.shape[-1] ** -0.5
+    scale = float(scale or qkv.shape[-1] ** -0.5)
     out, lse = _operators.dispatch("neighborhood_attention_qkv", backend, qkv, rpb, *area, scale)
     return (out, lse) if return_lse else out
