@@ -78,7 +78,7 @@ bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients
                            &gradients.grad_query, &gradients.grad_key, &gradients.grad_value}) {
     if (!readable(params, *view)) return false;
   }
-  const Launch launch = find_launch(params, dtype, true, {choose_backward, choose_strip_backward});
+  const Launch& launch = find_launch(params, dtype, true, {choose_backward, choose_strip_backward});
   if (!launch.supported || params.tokens() * params.heads * (launch.dim / 8) >= (int64_t(1) << 38)) return false;
   const int64_t positions = launch.plan.positions(), bins = params.rpb_size();
   const int64_t statistics_count = 2 * params.batch * params.tokens() * params.heads;

@@ -56,7 +56,7 @@ bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t
   for (const View* view : {&params.query, &params.key, &params.value, &params.output}) {
     if (!readable(params, *view)) return false;
   }
-  const Launch launch = find_launch(params, dtype, false, {choose_forward, choose_strip_forward});
+  const Launch& launch = find_launch(params, dtype, false, {choose_forward, choose_strip_forward});
   if (!launch.supported) return false;
   const void* arguments[] = {&params, &launch.plan};
   return cudaLaunchKernel(launch.kernel, dim3(static_cast<uint32_t>(launch.blocks)), dim3(launch.threads),

@@ -15,7 +15,8 @@ struct Launch {
   int32_t shared_bytes = 0;
   int64_t blocks = 0;
   Plan plan{};
-  int32_t dim = 0;  // channels of the kernel: the smallest that hold the case's
+  int32_t dim = 0;    // channels of the kernel: the smallest that hold the case's
+  int32_t pairs = 0;  // pairs of column blocks that the kernel keeps in registers
   bool supported = false;
 };
 
@@ -32,12 +33,8 @@ struct Kernels {
   KernelChoice (*strip)(DataType dtype, int32_t dim);
 };
 
-// Chooses how to cut a case by the estimated time. `backward`: rows are queries in half of the blocks, keys in the
-// others.
-Launch plan_launch(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels, int device);
-
-// The same, remembered between calls.
-Launch find_launch(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels);
+// The launch for a case, remembered between calls. `backward`: both roles run, with rows that are queries and keys.
+const Launch& find_launch(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels);
 
 // Whether the views can be read 16 bytes at a time with 32-bit offsets within a batch entry.
 bool readable(const NeighborhoodParams& params, const View& view);

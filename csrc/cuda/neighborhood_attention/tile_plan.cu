@@ -3,18 +3,25 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <mutex>
 #include <vector>
+#ifdef VISIONATTN_TILE_TUNE
+#include <cstdio>
+#include <cstdlib>
+#endif
 
 #include "tile_launch.cuh"
 
 namespace visionattn::tile {
+#ifdef VISIONATTN_TILE_TUNE
+int32_t forced[7];
+#endif
 namespace {
 
 struct Device {
   int32_t multiprocessors = 1, shared_block = 0, shared_multiprocessor = 0;
 };
 
-// Called by one thread at a time.
 const Device& find_device(int index) {
   static std::map<int, Device> devices;
   Device& device = devices[index];
@@ -175,6 +182,13 @@ class Planner {
 
   Launch plan() {
     if (bins_ > 8192) return {};
+#ifdef VISIONATTN_TILE_TUNE
+    if (forced[0] > 0) {
+      const Box3 rows{forced[0], forced[1], forced[2]}, warps{forced[3], forced[4], forced[5]};
+      forced[6] < 10 ? consider(rows, warps) : consider_strips(rows, warps);
+      return finish();
+    }
+#endif
     for_boxes([this](const Box3& rows, const Box3& warps) {
       consider(rows, warps);
       consider_strips(rows, warps);
@@ -253,6 +267,9 @@ class Planner {
     launch.threads = plan.thread_count();
     if (launch.threads > choice.threads) return;
     for (const int mode : {1, 2, 3}) {
+#ifdef VISIONATTN_TILE_TUNE
+      if (forced[0] > 0 && forced[6] != mode) continue;
+#endif
       plan.stages = mode == 2 ? 2 : 1;
       plan.split = mode == 3;
       if (plan.split && (backward_ || !choice.whole)) continue;
@@ -291,7 +308,7 @@ class Planner {
     launch.kernel = choice.kernel;
     launch.threads = plan.thread_count();
     if (launch.threads > choice.threads) return;
-    for (const int64_t bytes : {16384, 24576, 32768, 49152, 65536, 98304}) {
+    for (const int64_t bytes : {16384, 32768, 65536}) {
       plan.lines = static_cast<int32_t>(std::clamp<int64_t>(bytes / (plan.pitch * dim_ * 4), 1, most_lines));
       const int32_t distances = line_distances(params_);
       launch.shared_bytes = StripLayout(plan, dim_ * 2, distances, backward_, false, backward_ && bins_ > 1).total;
@@ -327,8 +344,7 @@ class Planner {
     const double warps = std::min(16.0, totals.warps / totals.blocks * resident);
     const double waiting = plan.stages == 2 ? 1 : plan.split || backward_ ? 0.95 : 0.88;
     const double conflicts = plan.warps[2] > 1 ? 0.94 : 1;
-    return 2.2 * std::pow(warps / 16, 0.5) * std::pow(std::min(1.0, warps / 6), 0.5) * kAlone[min_of(resident, 4)] *
-           waiting * conflicts;
+    return 2.2 * std::pow(warps / 16, 0.6) * kAlone[min_of(resident, 4)] * waiting * conflicts;
   }
 
   // Instructions of the warps of a block for one unit, as counted in profiles.
@@ -337,7 +353,7 @@ class Planner {
     const double held = choice.whole ? choice.pairs : plan.pairs;
     if (!backward_) {
       const double copies = 1.2 * channels * (2 * totals.mean_columns + rows) * (plan.split ? 1.25 : 1);
-      return warps * (200 + held * (57 + 18 * channels)) + copies + 120;
+      return warps * (200 + held * (40 + 35 * channels)) + copies + 120;
     }
     const double held_inverse = std::ceil(totals.mean_width_inverse / 16 + 0.5);
     const double copies = 1.2 * channels * (totals.mean_columns + totals.mean_columns_inverse + 2 * rows);
@@ -356,19 +372,13 @@ class Planner {
       return (first.*e).block_sum / first.blocks * (middle.*e).block_sum / middle.blocks *
              std::ceil((last.*e).block_sum / last.blocks / 16) * 16;
     };
-    // Pairs are taken some at a time, and the warps wait for each other at every strip.
-    const double strip_pairs = plan.lines * plan.pitch / 16.0;
-    const double waste = std::ceil(strip_pairs / choice.pairs) * choice.pairs / strip_pairs;
-    const auto strips = [&](double passing) { return std::ceil(passing / (double(plan.lines) * plan.pitch)); };
-    const double held = pairs(&AxisCut::extents) * waste, passing = columns(&AxisCut::extents);
+    const double held = pairs(&AxisCut::extents), passing = columns(&AxisCut::extents);
     if (!backward_) {
-      return 1.2 * (warps * (300 + held * (60 + (55 + 27 * channels) * choice.tiles) + strips(passing) * 150) +
-                    passing * 2 * channels + 1500);
+      return warps * (300 + held * (60 + (55 + 27 * channels) * choice.tiles)) + passing * 3 * channels + 1500;
     }
-    const double held_inverse = pairs(&AxisCut::inverse) * waste, passing_inverse = columns(&AxisCut::inverse);
+    const double held_inverse = pairs(&AxisCut::inverse), passing_inverse = columns(&AxisCut::inverse);
     const double mean = (held + held_inverse) / 2, mean_passing = (passing + passing_inverse) / 2;
-    return 1.3 * (warps * (500 + mean * ((bins_ > 1 ? 130 : 100) + 60 * channels) + strips(mean_passing) * 150) +
-                  mean_passing * 2 * channels + 2000);
+    return warps * (500 + mean * ((bins_ > 1 ? 130 : 100) + 60 * channels)) + mean_passing * 3 * channels + 2000;
   }
 
   int32_t shared_bytes(const Plan& plan, const KernelChoice& choice) const {
@@ -401,9 +411,64 @@ class Planner {
 
 }  // namespace
 
-Launch plan_launch(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels,
-                   int device) {
-  return Planner(params, dtype, backward, kernels, find_device(device)).plan();
+#ifdef VISIONATTN_TILE_TUNE
+std::map<std::vector<int64_t>, Launch>* launches_for_tuning = nullptr;
+extern "C" __attribute__((visibility("default"))) void tile_force(const int32_t* values) {
+  for (int i = 0; i < 7; ++i) forced[i] = values[i];
+  if (launches_for_tuning != nullptr) launches_for_tuning->clear();
+}
+#endif
+
+const Launch& find_launch(const NeighborhoodParams& params, DataType dtype, bool backward, const Kernels& kernels) {
+  static std::mutex mutex;
+  static std::map<std::vector<int64_t>, Launch> launches;
+#ifdef VISIONATTN_TILE_TUNE
+  launches_for_tuning = &launches;
+#endif
+  int device = 0;
+  cudaGetDevice(&device);
+  std::vector<int64_t> key{device,          static_cast<int64_t>(dtype),
+                           backward,        params.rpb != nullptr,
+                           params.batch,    params.heads,
+                           params.heads_kv, params.dim};
+  for (const Axis& axis : params.axes) {
+    key.insert(key.end(), {axis.length, axis.kernel, axis.stride, axis.dilation, axis.causal});
+  }
+  const std::lock_guard lock(mutex);
+  auto found = launches.find(key);
+  if (found == launches.end()) {
+    found = launches.emplace(key, Planner(params, dtype, backward, kernels, find_device(device)).plan()).first;
+#ifdef VISIONATTN_TILE_TUNE
+    if (getenv("TILE_VERBOSE")) {
+      const Plan& q = found->second.plan;
+      printf(
+          "   plan %s: rows %d,%d,%d warps %d,%d,%d stages %d split %d pairs %d columns %d pitch %d lines %d shared %d "
+          "blocks %ld chunks "
+          "%d\n",
+          backward ? "b" : "f", q.rows[0], q.rows[1], q.rows[2], q.warps[0], q.warps[1], q.warps[2], q.stages, q.split,
+          q.pairs, q.columns, q.pitch, q.lines, found->second.shared_bytes, long(found->second.blocks), q.chunks);
+      fflush(stdout);
+    }
+#endif
+  }
+  return found->second;
+}
+
+bool readable(const NeighborhoodParams& params, const View& view) {
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.batch % 8 != 0 || view.head % 8 != 0) return false;
+  int64_t last = 0;
+  for (int a = 0; a < kMaxRank; ++a) {
+    if (params.axes[a].length == 1) continue;
+    if (view.spatial[a] % 8 != 0 || view.spatial[a] < 0) return false;
+    last += view.spatial[a] * (params.axes[a].length - 1);
+  }
+  return last < (int64_t(1) << 31) - 1024;  // elements; offsets in bytes take 32 bits
+}
+
+bool covered(const NeighborhoodParams& params, DataType dtype) {
+  return (dtype == DataType::float16 || dtype == DataType::bfloat16) && params.dim == params.dim_value &&
+         params.dim % 8 == 0 && params.dim <= 128 && params.additional == 0 && params.scale > 1e-6f &&
+         params.scale < 1e6f && params.tokens() * params.heads < (int64_t(1) << 31);
 }
 
 }  // namespace visionattn::tile
