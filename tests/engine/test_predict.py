@@ -1,6 +1,7 @@
 """Prediction, attention maps, conversion and benchmark."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -128,4 +129,4 @@ def test_benchmark(name, training):
 def test_measures():
     memory = peak_memory(lambda: torch.ones(64, 2**18).sum(), torch.device("cpu"))
     assert memory is None or 55 < memory < 140
-    assert 0.001 < time_median(lambda: torch.ones(2**22).sum(), torch.device("cpu"), 0.01) < 1
+    assert time_median(lambda: time.sleep(0.002), torch.device("cpu"), 0.01) >= 0.002
