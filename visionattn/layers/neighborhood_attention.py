@@ -162,9 +162,12 @@ class _NeighborhoodAttention(nn.Module):
     def _attend_with_dropout(self, qkv: Tensor, dilation: List[int]) -> Tensor:
         query, key, value = qkv.movedim(-2, 1).unbind(-2)  # heads first
         qk, av = ((ops.na1d_qk, ops.na1d_av), (ops.na2d_qk, ops.na2d_av), (ops.na3d_qk, ops.na3d_av))[self.rank - 1]
-        logits = qk(query * self.scale, key, self.kernel_size, dilation, None, self.is_causal, self.rpb)
+        clip = self.padding == "masked"
+        logits = qk(
+            query * self.scale, key, self.kernel_size, dilation, None, self.is_causal, self.rpb, clip_window=clip
+        )
         weights = self.attn_drop(logits.softmax(-1))
-        out = av(weights, value, self.kernel_size, dilation, None, self.is_causal)
+        out = av(weights, value, self.kernel_size, dilation, None, self.is_causal, clip_window=clip)
         return out.movedim(1, -2).flatten(-2)
 
     def forward(self, x: Tensor) -> Tensor:

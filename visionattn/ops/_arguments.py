@@ -61,7 +61,6 @@ def neighborhood(
     dilation: Optional[IntOrTuple],
     is_causal: Optional[BoolOrTuple],
     clip_window: bool = False,
-    min_kernel_size: int = 2,
 ) -> Neighborhood:
     """Checks a neighborhood against the map that it is used on.
 
@@ -75,8 +74,8 @@ def neighborhood(
     gap = per_axis("dilation", dilation, rank, int, 1)
     causal = per_axis("is_causal", is_causal, rank, bool, False)
     for axis, (length, k, s, d) in enumerate(zip(spatial, kernel, step, gap)):
-        if k < min_kernel_size:
-            raise ValueError(f"kernel_size must be at least {min_kernel_size} on every axis, got {k} on axis {axis}")
+        if k < 2:
+            raise ValueError(f"kernel_size must be at least 2 on every axis, got {k} on axis {axis}")
         if not 1 <= s <= k:
             raise ValueError(f"stride must be from 1 to kernel_size={k}, got {s} on axis {axis}")
         if d < 1:
