@@ -5,7 +5,7 @@ Attention Transformer (Hassani and Shi, 2022, arXiv:2209.15001).
 """
 
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Set, Union
 
 import torch
 from timm.layers import (
@@ -13,17 +13,16 @@ from timm.layers import (
     PatchEmbed,
     calculate_drop_path_rates,
     get_act_layer,
-    get_device_dtype,
     get_norm_layer,
 )
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs
-from timm.models._features import feature_take_indices
+from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from visionattn.layers import NeighborhoodAttention2D
 from visionattn.models import _checkpoint
-from visionattn.models._block import Block, init_module
+from visionattn.models._backbone import Backbone, Stage
+from visionattn.models._block import Block
 from visionattn.models._dilation import Dilations, resolve_dilations
 from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
@@ -62,23 +61,7 @@ class ConvDownsample(nn.Module):
         return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class Stage(nn.Module):
-    """Downsampling (from the second stage on), then blocks, on `[B, H, W, C]`."""
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]):
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
-
-
-class NAT(nn.Module):
+class NAT(Backbone):
     """Neighborhood attention pyramid; NAT, DiNAT and DiNAT_s are its variants.
 
     Takes `[B, in_chans, H, W]` of any size. Stage `i` gives `[B, ~H / 2**(i+2), ~W / 2**(i+2), embed_dim * 2**i]`;
@@ -206,112 +189,12 @@ class NAT(nn.Module):
         self.init_weights()
 
     @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Initializes every parameter, also after `to_empty()`."""
-        self.apply(init_module)
-
-    @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:
         """Names of parameters besides biases and norms that the papers mean to keep from weight decay."""
         return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
 
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
-        """Parameter groups by depth, for layer-wise learning rates."""
-        blocks = [
-            (r"^stages\.(\d+)\.downsample", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^norm", (99999,)),
-        ]
-        return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else blocks)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes activations in backward instead of keeping them."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The final linear layer."""
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
-        """Replaces the classifier; `global_pool=None` keeps the pooling."""
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
-        self.head_hidden_size = self.head.num_features
-
     def _embed(self, x: Tensor) -> Tensor:
         return self.pos_drop(self.stem(check_images(x, self.in_chans)))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: Optional[Union[int, List[int]]] = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
-        """Stage outputs, before the next downsampling.
-
-        Args:
-            x: `[B, in_chans, H, W]`.
-            indices: Stages to return; None for all, an int for the last n.
-            norm: Whether to apply the final norm to the last stage's output.
-            stop_early: Whether to stop after the last stage that is asked for.
-            output_fmt: Layout of the intermediates, "NCHW" or "NHWC".
-            intermediates_only: Whether to leave out the final features.
-
-        Returns:
-            The list of intermediates, or the final features `[B, H, W, C]` and the list.
-        """
-        assert output_fmt in ("NCHW", "NHWC"), "Output format must be NCHW or NHWC."
-        take, last = feature_take_indices(len(self.stages), indices)
-        final = len(self.stages) - 1
-        intermediates: List[Tensor] = []
-        x = self._embed(x)
-        if torch.jit.is_scripting() or not stop_early:  # TorchScript can't slice a Sequential
-            stages = self.stages
-        else:
-            stages = self.stages[: last + 1]
-        for i, stage in enumerate(stages):
-            x = stage(x)
-            if i in take:
-                feature = self.norm(x) if norm and i == final else x
-                intermediates.append(feature.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else feature)
-        if intermediates_only:
-            return intermediates
-        if last == final or not stop_early:
-            x = self.norm(x)
-        return x, intermediates
-
-    def prune_intermediate_layers(
-        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> List[int]:
-        """Drops what the given stages' outputs do not need; returns their indices."""
-        take, last = feature_take_indices(len(self.stages), indices)
-        cut = last < len(self.stages) - 1
-        self.stages = self.stages[: last + 1]
-        if cut:
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        if cut or prune_norm:
-            self.norm = nn.Identity()
-        if cut or prune_head:
-            self.reset_classifier(0, "")
-        return take
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """`[B, in_chans, H, W]` to the normed final map `[B, H/32, W/32, num_features]`."""
-        return self.norm(self.stages(self._embed(x)))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools and classifies the final map."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 # Names of the papers' code, then of its Hugging Face port, to ours. A stage's downsampling moves to the next stage.

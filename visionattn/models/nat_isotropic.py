@@ -14,7 +14,6 @@ from timm.layers import (
     PatchEmbed,
     calculate_drop_path_rates,
     get_act_layer,
-    get_device_dtype,
     get_norm_layer,
     register_notrace_function,
     to_2tuple,
@@ -27,7 +26,8 @@ from torch import Tensor, nn
 
 from visionattn.layers import NeighborhoodAttention2D
 from visionattn.models import _checkpoint
-from visionattn.models._block import Block, init_module
+from visionattn.models._backbone import Backbone
+from visionattn.models._block import Block
 from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
 
@@ -122,7 +122,7 @@ class RelativeBiasAttention(nn.Module):
         return self.proj_drop(self.proj(x))
 
 
-class IsotropicNAT(nn.Module):
+class IsotropicNAT(Backbone):
     """Isotropic neighborhood attention network, or ViT with relative positional bias.
 
     Takes `[B, in_chans, H, W]` of any size, zero-padded at the right and bottom to a multiple of `patch_size`; every
@@ -237,11 +237,6 @@ class IsotropicNAT(nn.Module):
         return -(-height // self.patch_size), -(-width // self.patch_size)
 
     @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Initializes every parameter, also after `to_empty()`."""
-        self.apply(init_module)
-
-    @torch.jit.ignore
     def set_input_size(self, img_size: Union[int, Tuple[int, int]]) -> None:
         """Makes the network one for images of another size: bias tables of global attention are resized for good."""
         for block in self.blocks:
@@ -263,17 +258,6 @@ class IsotropicNAT(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes activations in backward instead of keeping them."""
         self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The final linear layer."""
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
-        """Replaces the classifier; `global_pool=None` keeps the pooling."""
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
-        self.head_hidden_size = self.head.num_features
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.pos_drop(self.patch_embed(check_images(x, self.in_chans)))
@@ -314,8 +298,7 @@ class IsotropicNAT(nn.Module):
             else:
                 x = block(x)
             if i in take:
-                feature = self.norm(x) if norm else x
-                intermediates.append(feature.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else feature)
+                intermediates.append(self._as(self.norm(x) if norm else x, output_fmt))
         if intermediates_only:
             return intermediates
         return self.norm(x), intermediates
@@ -341,13 +324,6 @@ class IsotropicNAT(nn.Module):
         else:
             x = self.blocks(x)
         return self.norm(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools and classifies the final map."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 _RENAMES = ((r"^layers\.(\d+)\.", r"blocks.\1."), (r"^head\.(weight|bias)$", r"head.fc.\1"))
