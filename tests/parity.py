@@ -44,9 +44,22 @@ def image(shape: Sequence[int], seed: int) -> Tensor:
     return torch.from_numpy(_generator(seed).standard_normal(tuple(shape)))
 
 
-def official_state_dict(fixture: Dict[str, Any]) -> Dict[str, Tensor]:
-    """The released state dict: float32 weights, and the buffers that the released code builds itself as zeros."""
+def official_state_dict(fixture: Dict[str, Any], section: str = "cases") -> Dict[str, Tensor]:
+    """The released state dict: float32 weights, and the buffers that the released code builds itself.
+
+    Args:
+        fixture: A model's fixture.
+        section: "cases": weights by the formula alone; "tame": some weights are scaled down, which keeps deep networks
+            in range, and rotary angles are as constructed; "cases_constructed_angle": only the latter.
+    """
     weights = {name: torch.from_numpy(fill(name, shape)).float() for name, shape in fixture["entries"]}
+    tame = fixture["tame"] if section == "tame" else {}
+    for suffix, factor in tame.get("scale", []):
+        weights.update({name: value * factor for name, value in weights.items() if name.endswith(suffix)})
+    if section == "cases_constructed_angle" or tame.get("constructed_angle"):
+        for name in [name for name in weights if name.endswith(".RoPE.angle")]:
+            angles = 1.0 / 10000 ** torch.linspace(0, 1, len(weights[name]) // 2)
+            weights[name] = angles.repeat_interleave(2)
     for name, shape, dtype in fixture["constructed"]:
         weights[name] = torch.zeros(shape, dtype=getattr(torch, dtype))
     return weights

@@ -1,7 +1,6 @@
 """Reading checkpoint files, and fitting released weights to our models."""
 
 import argparse
-import importlib
 import logging
 import pickle
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
+
+from visionattn.models._family import family_of
 
 __all__ = ["convert_checkpoint", "load_checkpoint_file"]
 
@@ -74,7 +75,7 @@ def convert_checkpoint(state_dict: Mapping[str, Any], model: nn.Module) -> Dict[
         ValueError: weights are missing, left over or of another shape; the message counts and names them.
     """
     network = model.model if isinstance(model, FeatureGetterNet) else model
-    family = importlib.import_module(type(network).__module__)
+    family = family_of(network)
     if not hasattr(family, "checkpoint_filter_fn"):
         raise TypeError(f"model must be a backbone with a checkpoint filter, got {type(model).__name__}")
     weights = family.checkpoint_filter_fn(state_dict, network)

@@ -9,35 +9,33 @@ import torch
 from torch import nn
 
 import visionattn
+from tests.models.families import CONTRACT
 
-TINY = {
-    "nat_test": {},
-    "dinat_test": {},
-    "dinat_test-max": {"dilations": "max"},
-    "dinat_test-masked": {"padding": "masked", "dilations": "224"},
-    "dinat_s_test": {},
-    "nat_isotropic_test": {},
-    "vitrpb_test": {},
-}
 OURS = timm.list_models(module=visionattn.models.__all__)
 
 
 def make(case, **kwargs):
     torch.manual_seed(0)
-    return timm.create_model(case.partition("-")[0], **{**TINY[case], **kwargs}).eval()
+    name, arguments = CONTRACT[case][1]
+    return timm.create_model(name, **{**arguments, **kwargs}).eval()
 
 
 def images(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-each_model = pytest.mark.parametrize("case", TINY)
+def nhwc(model, features):
+    """A network's own map with the channels last."""
+    return features if model.output_fmt == "NHWC" else features.permute(0, 2, 3, 1)
+
+
+each_model = pytest.mark.parametrize("case", CONTRACT)
 # Tracing takes many seconds a model: one of each kind in the quick tests.
 each_traced_model = pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if case in ("dinat_test", "dinat_s_test", "vitrpb_test") else pytest.mark.slow)
-        for case in TINY
+        pytest.param(case, marks=pytest.mark.slow if case in family.slow_contract else ())
+        for case, (family, _) in CONTRACT.items()
     ],
 )
 
@@ -100,7 +98,7 @@ def test_forward_intermediates(case):
         (last,) = model.forward_intermediates(x, indices=[i - count], intermediates_only=True, output_fmt="NHWC")
         assert torch.equal(last.permute(0, 3, 1, 2), taps[i])
     _, normed = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NHWC")
-    torch.testing.assert_close(normed[0], final)
+    torch.testing.assert_close(normed[0], nhwc(model, final))
     with pytest.raises(AssertionError, match="NCHW or NHWC"):
         model.forward_intermediates(x, output_fmt="NLC")
 
@@ -109,10 +107,11 @@ def test_forward_intermediates(case):
 @pytest.mark.parametrize("index", range(4))
 def test_pruned_model(case, index):
     model, x = make(case), images(1, 3, 64, 64)
+    index = min(index, len(model.feature_info) - 1)
     tap = model.forward_intermediates(x, indices=[index], intermediates_only=True)[0]
     assert model.prune_intermediate_layers([index], prune_norm=True) == [index]
     features = model.train().forward_features(x)
-    torch.testing.assert_close(features.permute(0, 3, 1, 2), tap)
+    torch.testing.assert_close(nhwc(model, features).permute(0, 3, 1, 2), tap)
     features.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert model.num_features == model.head_hidden_size == model.feature_info[index]["num_chs"]
@@ -124,10 +123,10 @@ def test_classifier(case):
     assert model(x).shape == (2, 7)
     assert model.get_classifier().out_features == 7
     features = model.forward_features(x)
-    assert features.shape == (2, *features.shape[1:3], model.num_features)
+    assert nhwc(model, features).shape[3] == model.num_features
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     model.reset_classifier(0)
-    torch.testing.assert_close(model(x), features.mean((1, 2)))
+    torch.testing.assert_close(model(x), model.forward_head(features, pre_logits=True))
     model.reset_classifier(0, "")
     assert model(x).shape == features.shape
     model.reset_classifier(5, "max")
@@ -217,7 +216,8 @@ def test_construction_elsewhere(case):
 def test_optimizer_groups(case):
     model = make(case)
     names = dict(model.named_parameters())
-    assert model.no_weight_decay() == {name for name in names if name.endswith("rpb")}
+    kept = CONTRACT[case][0].no_weight_decay
+    assert model.no_weight_decay() == {name for name in names if name.endswith(kept) and kept}
     for coarse in (False, True):
         groups = timm.models.group_parameters(model, model.group_matcher(coarse=coarse))
         layers = {name: layer for layer, members in groups.items() for name in members}

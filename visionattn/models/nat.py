@@ -24,6 +24,7 @@ from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone, Stage
 from visionattn.models._block import Block
 from visionattn.models._dilation import Dilations, resolve_dilations
+from visionattn.models._family import OutputNorms
 from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
 
@@ -216,8 +217,8 @@ _RENAMES = (
     (r"\.output\.dense\.", r".mlp.fc2."),
     (r"^layernorm\.", r"norm."),
 )
-# Output norms of dense-prediction models: they belong to the adapter that applies them, not to the backbone.
-_DENSE_NORMS = r"^(norm\d+|hidden_states_norms\.\w+)\."
+OUTPUT_NORMS = OutputNorms(eps=1e-5)
+_DENSE_NORMS = rf"{OUTPUT_NORMS.names}|^hidden_states_norms\."  # theirs, and of the Hugging Face port
 
 
 def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
