@@ -20,7 +20,8 @@ Rule = Tuple[str, Union[str, Callable[[re.Match], str]]]
 def unwrap(checkpoint: Mapping[str, Any]) -> StateDict:
     """The weights of one model out of a training checkpoint, of a wrapped model or of a detector's backbone.
 
-    Takes averaged weights where there are any, and only what is below a prefix such as `backbone.` where there is one.
+    Takes averaged weights where there are any, and only what is below a prefix such as `backbone.` where there is one,
+    with the classifier that mmpretrain's files have beside it.
 
     Raises:
         TypeError: not a mapping.
@@ -32,7 +33,8 @@ def unwrap(checkpoint: Mapping[str, Any]) -> StateDict:
         checkpoint = checkpoint[inner]
     weights = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
     while prefix := next((p for p in _PREFIXES if any(name.startswith(p) for name in weights)), None):
-        weights = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+        kept = (prefix, "head.") if prefix == "backbone." else prefix
+        weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(kept)}
     if not weights:
         raise ValueError(f"state_dict holds no weights, its keys are {[*checkpoint][:5]}")
     return weights

@@ -1,7 +1,7 @@
 """Variants are data: a table of constructor arguments becomes timm entry points, each with its short alias."""
 
 import sys
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import register_model
@@ -43,8 +43,9 @@ def register_variants(
     module: str,
     create: Callable[..., nn.Module],
     variants: Mapping[str, Dict[str, Any]],
+    aliases: Optional[Mapping[str, Sequence[str]]] = None,
 ) -> None:
-    """Registers every variant with timm under its name and its short alias, as functions of `module`.
+    """Registers every variant with timm under its name and its aliases, as functions of `module`.
 
     An alias builds the same model with the configuration and the tags of the full name.
 
@@ -52,9 +53,11 @@ def register_variants(
         module: `__name__` of the model file; its `default_cfgs` must already hold the variants.
         create: Called as `create(variant, pretrained, **kwargs)`.
         variants: Variant name to constructor arguments, which a caller's keyword arguments override.
+        aliases: Variant to further names of it; `short_name` of each name is an alias, too.
     """
     for variant, arguments in variants.items():
-        for name in dict.fromkeys((variant, short_name(variant))):
+        names = (variant, *(aliases or {}).get(variant, ()))
+        for name in dict.fromkeys((*names, *map(short_name, names))):
             entry = _entry_point(module, name, variant, create, arguments)
             setattr(sys.modules[module], name, register_model(entry))
 
