@@ -96,10 +96,11 @@ def _run_backward(name: str, *args: Any) -> Any:
 _IMPL = torch.library.Library("visionattn", "IMPL") if _library.HAS_OPERATORS else None
 
 
-def _register_autocast(name: str, kept: Sequence[int] = ()) -> None:
+def register_autocast(library: torch.library.Library, name: str, kept: Sequence[int] = ()) -> None:
     """Casts tensor arguments to autocast's dtype, whatever it is (torch.library.register_autocast fixes one).
 
     Args:
+        library: Keeps the registration alive.
         name: Operator.
         kept: Positions of arguments that keep their dtype.
     """
@@ -111,10 +112,10 @@ def _register_autocast(name: str, kept: Sequence[int] = ()) -> None:
                 cast = autocast(device_type, args)
                 return operator(*(args[i] if i in kept else x for i, x in enumerate(cast)))
 
-        _IMPL.impl(name, kernel, key)
+        library.impl(name, kernel, key)
 
 
-def _refuse_second_order(name: str) -> None:
+def refuse_second_order(name: str) -> None:
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
             f"visionattn::{name} has no gradient of its gradient; pass backend='reference' for higher-order derivatives"
@@ -254,9 +255,9 @@ if _library.HAS_OPERATORS:
         "neighborhood_av_transposed",
         "neighborhood_rpb_gradient",
     ):
-        _refuse_second_order(_name)
+        refuse_second_order(_name)
     # The bias keeps its dtype.
-    _register_autocast("neighborhood_attention", kept=(3,))
-    _register_autocast("neighborhood_attention_qkv", kept=(1,))
-    _register_autocast("neighborhood_qk", kept=(2,))
-    _register_autocast("neighborhood_av")
+    register_autocast(_IMPL, "neighborhood_attention", kept=(3,))
+    register_autocast(_IMPL, "neighborhood_attention_qkv", kept=(1,))
+    register_autocast(_IMPL, "neighborhood_qk", kept=(2,))
+    register_autocast(_IMPL, "neighborhood_av")

@@ -1,0 +1,1 @@
+"""Triton kernels of operators, one module each; imported by `visionattn.ops._triton` when a call needs them."""
