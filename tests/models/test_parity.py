@@ -18,11 +18,14 @@ def _tolerance(family, dtype):
     return 1e-9 if dtype == torch.float64 else family.float32_tolerance
 
 
-def _load(module, load, case, dtype):
+def _load(module, load, fixture, case, dtype):
     """`module` with the recorded weights, and the recorded images."""
     load(module)
     module.to(dtype).eval()
-    return image(**{key: case["input"][key] for key in ("shape", "seed")}).to(dtype)
+    images = image(**{key: case["input"][key] for key in ("shape", "seed")})
+    if "input image" in (fixture.get("weights") or ""):  # recorded with images that were rounded as the weights are
+        images = images.float()
+    return images.to(dtype)
 
 
 @each_dtype
@@ -33,7 +36,13 @@ def test_classification(family, name, section, index, dtype):
     variant, arguments = family.models[name]
     model = timm.create_model(variant, **arguments)
     official = official_state_dict(fixture, section)
-    x = _load(model, lambda m: m.load_state_dict(visionattn.convert_checkpoint(official, m), strict=True), case, dtype)
+    x = _load(
+        model,
+        lambda m: m.load_state_dict(visionattn.convert_checkpoint(official, m), strict=True),
+        fixture,
+        case,
+        dtype,
+    )
     with torch.no_grad():
         taps = family.taps(model, x)
     for tap, digest in case["outputs"].items():
@@ -47,7 +56,7 @@ def test_dense_backbone(family, name, section, index, dtype):
     case = recorded_cases(fixture, section)[index]
     variant, arguments = family.dense[name]
     pyramid = FeaturePyramid(variant, **arguments)
-    x = _load(pyramid, lambda m: m.load_released(official_state_dict(fixture, section)), case, dtype)
+    x = _load(pyramid, lambda m: m.load_released(official_state_dict(fixture, section)), fixture, case, dtype)
     with torch.no_grad():
         maps = pyramid(x)
     for i, feature in enumerate(maps):
