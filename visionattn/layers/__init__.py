@@ -5,5 +5,13 @@ from visionattn.layers.neighborhood_attention import (
     NeighborhoodAttention2D,
     NeighborhoodAttention3D,
 )
+from visionattn.layers.softmax_free_attention import SoftmaxFreeAttention
+from visionattn.layers.token_head import TokenHead
 
-__all__ = ["NeighborhoodAttention1D", "NeighborhoodAttention2D", "NeighborhoodAttention3D"]
+__all__ = [
+    "NeighborhoodAttention1D",
+    "NeighborhoodAttention2D",
+    "NeighborhoodAttention3D",
+    "SoftmaxFreeAttention",
+    "TokenHead",
+]

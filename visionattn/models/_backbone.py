@@ -42,7 +42,7 @@ class Backbone(nn.Module):
     Attributes:
         num_classes: Classes; 0 for no classifier.
         in_chans: Input channels.
-        output_fmt: Layout of the maps between the modules, "NCHW" or "NHWC".
+        output_fmt: Layout of the final features: maps "NCHW" or "NHWC", or tokens "NLC".
         num_features: Channels of the last map.
         head_hidden_size: Width of what the classifier reads.
         feature_info: Per stage `num_chs`, `reduction` and `module`.
@@ -102,9 +102,14 @@ class Backbone(nn.Module):
         return self.stem(check_images(x, self.in_chans))
 
     def _as(self, x: Tensor, output_fmt: str) -> Tensor:
-        if output_fmt == self.output_fmt:
+        own = "NCHW" if self.output_fmt == "NCHW" else "NHWC"  # maps made of tokens have their channels last
+        if output_fmt == own:
             return x
         return (x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x.permute(0, 2, 3, 1)).contiguous()
+
+    def _map(self, x: Tensor, stage: int, images: Tensor) -> Tensor:
+        """The map in what stage `stage` gives for `images`; channels-last unless `output_fmt` is "NCHW"."""
+        return x
 
     def forward_intermediates(
         self,
@@ -132,6 +137,7 @@ class Backbone(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         final = len(self.stages) - 1
         intermediates: List[Tensor] = []
+        images = x
         x = self._embed(x)
         if torch.jit.is_scripting() or not stop_early:  # TorchScript can't slice a Sequential
             stages = self.stages
@@ -140,7 +146,8 @@ class Backbone(nn.Module):
         for i, stage in enumerate(stages):
             x = stage(x)
             if i in take:
-                intermediates.append(self._as(self.norm(x) if norm and i == final else x, output_fmt))
+                feature = self.norm(x) if norm and i == final else x
+                intermediates.append(self._as(self._map(feature, i, images), output_fmt))
         if intermediates_only:
             return intermediates
         if last == final or not stop_early:
@@ -154,9 +161,8 @@ class Backbone(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        if cut or prune_norm:
+        if cut or prune_norm:  # the norm may change the channels, too
             self.norm = nn.Identity()
-        if cut:
             self.num_features = self.feature_info[last]["num_chs"]
             self.head.reset(0, "", reset_other=True, in_features=self.num_features)
         if cut or prune_head:
