@@ -16,6 +16,11 @@ bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t
 bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
                    cudaStream_t stream);
 
+// Hopper kernels for large windows, likewise.
+bool wgmma_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
+bool wgmma_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
+                    cudaStream_t stream);
+
 // Kernels for every case.
 void generic_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
 void generic_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
