@@ -269,6 +269,15 @@ class SOFT(Backbone):
         """The class token; position embeddings are decayed, as in the released recipe."""
         return {name for name, _ in self.named_parameters() if name.endswith("cls_token")}
 
+    def prune_intermediate_layers(
+        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> List[int]:
+        """Drops what the given stages' outputs do not need; returns their indices."""
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if len(self.stages) < 4:  # the class token went with the last stage
+            self.output_fmt, self.num_prefix_tokens = "NHWC", 0
+        return take
+
     def _map(self, x: Tensor, stage: int, images: Tensor) -> Tensor:
         if stage < 3:
             return x
