@@ -5,6 +5,7 @@ The operators themselves, `torch.ops.visionattn.*`, are declared in `csrc/librar
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Callable, Optional, Sequence
 
 import torch
@@ -19,6 +20,11 @@ _AUTOCAST_DEVICES = tuple(kind for kind in ("cpu", "cuda", "mps", "xpu") if torc
 
 def is_autocast_enabled(device_type: str) -> bool:
     return device_type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device_type)
+
+
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager:
+    """A context in which nothing is cast; of no effect where autocast is off, or not known for the device."""
+    return torch.autocast(device_type, enabled=False) if is_autocast_enabled(device_type) else contextlib.nullcontext()
 
 
 def autocast(device_type: str, values: Sequence[Any]) -> list[Any]:

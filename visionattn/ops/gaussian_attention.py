@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from visionattn.ops import _arguments as check
@@ -33,7 +32,7 @@ def gaussian_kernel(query: Tensor, key: Tensor) -> Tensor:
         raise ValueError(f"query must have shape [..., N, d], got {list(query.shape)}")
     check.check_tensor("key", key, query.dim(), like=query)
     check.check_shape("key", key, [*query.shape[:-2], None, query.shape[-1]], "[..., M, d]")
-    with torch.autocast(query.device.type, enabled=False):
+    with _operators.without_autocast(query.device.type):
         return reference.gaussian_kernel(query, key)
 
 
@@ -81,7 +80,7 @@ def gaussian_attention(
     check.check_shape("landmarks", landmarks, [batch, heads, None, dim], "[batch, heads, m, d]")
     check.check_shape("value", value, [batch, heads, tokens, None], "[batch, heads, N, d_value]")
     check_method(method, max_iter)
-    with torch.autocast(query.device.type, enabled=False):
+    with _operators.without_autocast(query.device.type):
         wide = _operators.accumulator(query.dtype)
         landmarks = landmarks.to(wide)
         kernel = reference.gaussian_kernel(query.to(wide), landmarks)
