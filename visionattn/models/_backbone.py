@@ -161,10 +161,11 @@ class Backbone(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        if cut or prune_norm:  # the norm may change the channels, too
+        if cut or prune_norm:
             self.norm = nn.Identity()
-            self.num_features = self.feature_info[last]["num_chs"]
-            self.head.reset(0, "", reset_other=True, in_features=self.num_features)
+            if self.num_features != self.feature_info[last]["num_chs"]:  # the norm of some families changes them
+                self.num_features = self.feature_info[last]["num_chs"]
+                self.head.reset(0, "", reset_other=True, in_features=self.num_features)
         if cut or prune_head:
             self.reset_classifier(0, "")
         return take

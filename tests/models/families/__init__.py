@@ -47,7 +47,7 @@ class Family:
 
 
 def _families() -> Dict[str, Family]:
-    modules = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    modules = sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
     return {name: importlib.import_module(f"{__name__}.{name}").FAMILY for name in modules}
 
 
