@@ -11,15 +11,14 @@
 
 namespace visionattn {
 
-// Tensor-core kernels for the common cases. They return false, having launched nothing, for a case they don't cover.
-bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
-bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
-                   cudaStream_t stream);
-
-// Hopper kernels for large windows, likewise.
+// Hopper kernels for large windows, and tensor-core kernels for the common cases. They return false, having launched
+// nothing, for a case they don't cover or others are better for.
 bool wgmma_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
 bool wgmma_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
                     cudaStream_t stream);
+bool tile_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);
+bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, DataType dtype,
+                   cudaStream_t stream);
 
 // Kernels for every case.
 void generic_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream);

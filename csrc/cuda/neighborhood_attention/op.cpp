@@ -10,11 +10,14 @@ struct Kernels : CudaScope {
   using CudaScope::CudaScope;
 
   void forward(const NeighborhoodParams& params, ScalarType dtype) const {
-    if (!tile_forward(params, data_type(dtype), stream())) generic_forward(params, data_type(dtype), stream());
+    if (!wgmma_forward(params, data_type(dtype), stream()) && !tile_forward(params, data_type(dtype), stream())) {
+      generic_forward(params, data_type(dtype), stream());
+    }
   }
 
   void backward(const NeighborhoodParams& params, const NeighborhoodGradients& gradients, ScalarType dtype) const {
-    if (!tile_backward(params, gradients, data_type(dtype), stream())) {
+    if (!wgmma_backward(params, gradients, data_type(dtype), stream()) &&
+        !tile_backward(params, gradients, data_type(dtype), stream())) {
       generic_backward(params, gradients, data_type(dtype), stream());
     }
   }
