@@ -152,7 +152,8 @@ class RotaryStage(Stage):
     """A stage whose blocks share the angles of rotary positions."""
 
     def __init__(self, downsample: nn.Module, rope: AxialRotary, blocks: Sequence[nn.Module]):
-        super().__init__(downsample, blocks)
+        super().__init__(downsample, ())
+        self.blocks = nn.ModuleList(blocks)  # no Sequential: its forward would pass the map alone
         self.rope = rope
 
     def forward(self, x: Tensor) -> Tensor:

@@ -351,6 +351,7 @@ _cfg = partial(
     reduction=32,
     first_conv="stem.proj.0",
     license="mit",
+    origin_url="https://arxiv.org/abs/2501.16182",
     paper_ids="arXiv:2501.16182",
     paper_name="The Linear Attention Resurrection in Vision Transformer",
 )

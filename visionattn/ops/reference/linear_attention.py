@@ -26,8 +26,8 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _features(x: Tensor, feature_map: str) -> Tensor:
-    if feature_map == "elu":
-        return F.elu(x) + 1
+    if feature_map == "elu":  # elu(x) + 1, without the rounding of a small exponential beside the one
+        return x.clamp(max=0).exp() + F.relu(x)
     return F.relu(x) if feature_map == "relu" else x
 
 
