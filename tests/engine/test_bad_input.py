@@ -146,6 +146,7 @@ CASES = {
     "unknown handling": (lambda d: ImageFolder(d / "root", unreadable="x"), ValueError, "raise or skip"),
     "digits of a third split": (lambda d: build(DATASETS, "Digits", split="test"), ValueError, "train or val"),
     "digits shrunk": (lambda d: Digits(size=4), ValueError, "at least 8"),
+    "repeats without shuffling": (lambda d: EpochSampler(range(5), repeats=3), ValueError, "repeats must be at"),
     "sampler without a step": (lambda d: EpochSampler(range(5), group=8), ValueError, "lower batch_size"),
     # images
     "no image": (lambda d: load_image(d / "nope.png"), FileNotFoundError, "no image file at"),

@@ -5,12 +5,12 @@ import timm
 from PIL import Image
 from timm.data import create_transform
 
+import visionattn
 from tests.engine.helpers import CONFIGS
 from visionattn.engine.classifier import create_net
 from visionattn.engine.config import load_config, model_data_config, parse_options
 
 RECIPES = sorted(CONFIGS.glob("classification/*/*.py"))
-VARIANTS = {path.stem for path in RECIPES} - {"dinat_test_digits"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -30,11 +30,9 @@ def test_recipe(path):
 
 
 def test_every_variant_has_a_recipe():
-    import visionattn.models.nat as nat
-    import visionattn.models.nat_isotropic as isotropic
-
-    names = {name for module in (nat, isotropic) for name in module.VARIANTS if not name.endswith("_test")}
-    assert names == VARIANTS
+    families = [getattr(visionattn.models, family) for family in visionattn.models.__all__]
+    names = {name for family in families for name in family.VARIANTS if not name.endswith("_test")}
+    assert names <= {path.stem for path in RECIPES}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +51,13 @@ def test_every_variant_has_a_recipe():
         (
             "dinat/dinat_s_large_384",
             {"drop_path": 0.35, "lr": 5e-5, "decay": 1e-5, "epochs": 30, "size": 384, "crop": 1.0},
+        ),
+        ("rala/ravlt_b", {"drop_path": 0.4, "lr": 1e-3, "decay": 0.05, "epochs": 300, "size": 224, "crop": 0.875}),
+        ("mala/mala_l", {"drop_path": 0.55, "lr": 1e-3, "decay": 0.05, "epochs": 300, "size": 224, "crop": 0.875}),
+        ("l2vit/l2vit_base", {"drop_path": 0.3, "lr": 4e-3, "decay": 0.05, "epochs": 300, "size": 224, "crop": 0.875}),
+        (
+            "l2vit/l2vit_base_384",
+            {"drop_path": 0.2, "lr": 4e-5, "decay": 1e-8, "epochs": 30, "size": 384, "crop": 1.0},
         ),
         ("nat/vitrpb_base", {"drop_path": 0.4, "lr": 1e-3, "decay": 0.05, "epochs": 310, "size": 224, "crop": 0.875}),
     ],

@@ -83,6 +83,16 @@ def test_ranks_share_the_global_batches(size, world_size, group):
         assert together == set(whole[batch * group * world_size : (batch + 1) * group * world_size])
 
 
+def test_repeated_augmentation():
+    first, second = (list(share(24, rank, 2, seed=1, shuffle=True, group=3, repeats=3)) for rank in range(2))
+    together = [key for pair in zip(first, second) for key in pair]
+    assert len(together) == 24
+    assert len({key.index for key in together}) == 8
+    assert len({key.seed for key in together}) == 24
+    for i in range(0, 24, 3):
+        assert len({key.index for key in together[i : i + 3]}) == 1
+
+
 def test_sampler_can_start_anywhere():
     sampler = EpochSampler(range(40), seed=2, shuffle=True, group=4)
     sampler.epoch = 3

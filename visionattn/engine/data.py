@@ -230,17 +230,24 @@ class EpochSampler(Sampler[SampleKey]):
         group: The share is cut to a multiple of this (samples of a whole optimizer step per rank), so that neither a
             smaller batch nor an unfinished gradient accumulation ends an epoch. 1: the share is filled up by
             `padding` keys so that all ranks get equally many.
+        repeats: Repeated augmentation (Hoffer et al., CVPR 2020): an epoch is as long as ever, but takes this many
+            differently augmented versions of fewer samples, next to each other in the global batch. Needs `shuffle`.
 
     Attributes:
         epoch: Set by the training loop before it iterates.
         start: Samples of the share to leave out, when an epoch is resumed in its middle.
 
     Raises:
-        ValueError: a data set too small for one group on each rank.
+        ValueError: a data set too small for one group on each rank, or repeats below 1 or without shuffling.
     """
 
-    def __init__(self, dataset: Dataset, seed: Optional[int] = None, shuffle: bool = False, group: int = 1):
+    def __init__(
+        self, dataset: Dataset, seed: Optional[int] = None, shuffle: bool = False, group: int = 1, repeats: int = 1
+    ):
+        if repeats < 1 or (repeats > 1 and not shuffle):
+            raise ValueError(f"repeats must be at least 1, and 1 without shuffle, got {repeats}")
         self.rank, self.world_size = get_dist_info()
+        self.repeats = repeats
         self.dataset = dataset
         self.seed = seed or 0
         self.shuffle = shuffle
@@ -266,6 +273,7 @@ class EpochSampler(Sampler[SampleKey]):
             order = torch.randperm(size, generator=generator).tolist()
         for i in range(self.start, self.length):
             position = i * self.world_size + self.rank
-            index = order[position % size]
-            seed = mix_seed(self.seed, self.epoch, index) if self.shuffle else None
+            index = order[position % size // self.repeats]
+            version = (position % self.repeats,) if self.repeats > 1 else ()
+            seed = mix_seed(self.seed, self.epoch, index, *version) if self.shuffle else None
             yield SampleKey(index, seed, padding=position >= size)

@@ -18,6 +18,7 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -70,6 +71,7 @@ class VisionRunner(Runner):
 
     `cfg.model_wrapper_cfg` chooses the parallelism on several ranks: DistributedDataParallel with its arguments by
     default, `dict(type="FullyShard")` for fully sharded data parallelism (parameters sharded block by block).
+    `cfg.sync_bn` lets batch norms take their statistics over all ranks, on GPUs.
     """
 
     _count = itertools.count()
@@ -133,6 +135,8 @@ class VisionRunner(Runner):
             raise ValueError(f"model_wrapper_cfg.type must be MMDistributedDataParallel or FullyShard, got {kind!r}")
         if not self.distributed:
             return model
+        if self.cfg.get("sync_bn"):
+            model = convert_sync_batchnorm(model)
         if kind == "FullyShard":
             return shard_by_block(model, self.world_size, **options)
         device_ids = [torch.cuda.current_device()] if torch.cuda.is_available() else None

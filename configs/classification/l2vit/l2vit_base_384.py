@@ -1,0 +1,9 @@
+"""L2ViT-Base, from ImageNet-22k to ImageNet-1k, 384x384."""
+
+_base_ = [
+    "../../_base_/datasets/in1k.py",
+    "../../_base_/schedules/in22k_to_in1k_30e_l2vit.py",
+    "../../_base_/runtime/default.py",
+]
+
+model = dict(name="l2vit_base_384")
