@@ -218,30 +218,27 @@ def _limits(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Optiona
     return None
 
 
-def _output(query: Tensor, value: Tensor) -> Tensor:
-    """In the layout of `query` where that can be."""
-    if query.shape[-1] == value.shape[-1]:
-        return torch.empty_like(query)
-    return query.new_empty((*query.shape[:3], value.shape[3]))
+def allocate(query: Tensor, value: Tensor, vectors: int) -> tuple[Tensor, Tensor]:
+    """An empty output, and what the kernels keep for backward: per batch entry and head one row of float32 for the sum
+    of keys times values and for `vectors` vectors besides.
+    """
+    batch, heads, tokens, dim = query.shape
+    value_dim = value.shape[3]
+    same = dim == value_dim
+    out = torch.empty_like(query) if same else query.new_empty((batch, heads, tokens, value_dim))
+    length = dim * value_dim + vectors * max(dim, value_dim, 2)
+    return out, query.new_empty((batch * heads, length), dtype=torch.float32)
 
 
 def _fake(vectors: int):
-    """Output, sum of keys times values, and `vectors` more numbers per channel of a head."""
-
-    def fake(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
-        states = query.shape[0] * query.shape[1]
-        dims = query.shape[3], value.shape[3]
-        state = query.new_empty((states, *dims), dtype=torch.float32)
-        return _output(query, value), state, query.new_empty((vectors, states, max(dims)), dtype=torch.float32)
-
-    return fake
+    return lambda query, key, value, *rest: allocate(query, value, vectors)
 
 
 _QKV = "Tensor query, Tensor key, Tensor value"
 _ROTARY = f"{_QKV}, Tensor? angle, SymInt height, SymInt width, float eps"
-_LINEAR = TritonOperator("linear_attention", f"{_QKV}, str feature_map, float eps", _fake(1), 2, _limits)
+_LINEAR = TritonOperator("linear_attention", f"{_QKV}, str feature_map, float eps", _fake(1), 1, _limits)
 _CLAMPED = TritonOperator(
-    "clamped_linear_attention", f"{_QKV}, Tensor scale, float minimum", _fake(1), 2, _limits, kept=(3,)
+    "clamped_linear_attention", f"{_QKV}, Tensor scale, float minimum", _fake(1), 1, _limits, kept=(3,)
 )
-_RANK_AUGMENTED = TritonOperator("rank_augmented_linear_attention", _ROTARY, _fake(3), 2, _limits, kept=(3,))
-_MAGNITUDE_AWARE = TritonOperator("magnitude_aware_linear_attention", _ROTARY, _fake(2), 2, _limits, kept=(3,))
+_RANK_AUGMENTED = TritonOperator("rank_augmented_linear_attention", _ROTARY, _fake(3), 1, _limits, kept=(3,))
+_MAGNITUDE_AWARE = TritonOperator("magnitude_aware_linear_attention", _ROTARY, _fake(2), 1, _limits, kept=(3,))

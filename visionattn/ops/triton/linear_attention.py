@@ -1,0 +1,24 @@
+"""Kernels of `visionattn.ops.linear_attention`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from visionattn.ops.linear_attention import allocate
+from visionattn.ops.triton import _linear_launch as launch
+
+__all__ = ["backward", "forward"]
+
+_ATTENTIONS = {name: launch.Attention(name, "divide") for name in ("elu", "relu", "identity")}
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, feature_map: str, eps: float) -> tuple[Tensor, Tensor]:
+    out, row = allocate(query, value, vectors=1)
+    launch.forward(_ATTENTIONS[feature_map], out, row, query, key, value, eps=eps)
+    return out, row
+
+
+def backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, feature_map: str, eps: float, row: Tensor
+) -> tuple[Tensor, ...]:
+    return launch.backward(_ATTENTIONS[feature_map], grad, row, query, key, value, eps=eps)[:3]
