@@ -193,11 +193,12 @@ def collect(
     state = tl.zeros((BK, BV), tl.float32)
     feature_sum = tl.zeros((BK,), tl.float32)
     value_sum = tl.zeros((BV,), tl.float32)
-    peak, total = -float("inf"), 0.0
+    peak = float("-inf")
+    total = 0.0
     if WEIGHTED:
         rows = tl.arange(0, SPLITS)
-        mask = (rows < splits)[:, None] & (features < DK)[None, :]
-        parts = tl.load(sums + (z * splits + rows)[:, None] * DK + features[None, :], mask=mask, other=0.0)
+        known = (rows < splits)[:, None] & (features < DK)[None, :]
+        parts = tl.load(sums + (z * splits + rows)[:, None] * DK + features[None, :], mask=known, other=0.0)
         mean_query = tl.sum(parts, 0) * query_scale
         if split == 0:
             tl.store(row + z * LENGTH + DK * DV + SPAN + features, mean_query, mask=features < DK)
@@ -207,7 +208,7 @@ def collect(
         v, _ = _tile(value, tokens, channels, v_n, v_d, count, DV)
         b = tl.where(mask, _feature(x, FEATURE), 0.0)
         if WEIGHTED:
-            logit = tl.where(tokens < count, tl.sum(b * mean_query[None, :], 1), -float("inf"))
+            logit = tl.where(tokens < count, tl.sum(b * mean_query[None, :], 1), float("-inf"))
             higher = tl.maximum(peak, tl.max(logit, 0))
             weight = tl.exp(logit - higher)
             shrink = tl.exp(peak - higher)
@@ -247,7 +248,7 @@ def merge(
     if WEIGHTED:
         rows = tl.arange(0, SPLITS)
         source = extremes + (z * splits + rows) * 2
-        peaks = tl.load(source, mask=rows < splits, other=-float("inf"))
+        peaks = tl.load(source, mask=rows < splits, other=float("-inf"))
         totals = tl.load(source + 1, mask=rows < splits, other=0.0)
         peak = tl.max(peaks, 0)
         inverse = 1.0 / tl.sum(tl.exp(peaks - peak) * totals, 0)
@@ -260,7 +261,7 @@ def merge(
         mask = (rows < splits)[:, None] & inside[None, :]
         part = tl.load(partial + (z * splits + rows)[:, None] * LENGTH + index[None, :], mask=mask, other=0.0)
         if WEIGHTED:
-            peaks = tl.load(extremes + (z * splits + rows) * 2, mask=rows < splits, other=-float("inf"))
+            peaks = tl.load(extremes + (z * splits + rows) * 2, mask=rows < splits, other=float("-inf"))
             part = part * tl.exp(peaks - peak)[:, None]
         total += part
     merged = tl.sum(total, 0) * tl.where(index < MATRIX + SPAN, scale, vector_scale)
@@ -339,8 +340,8 @@ def collect_backward(
     mean_gradient = tl.zeros((BK,), tl.float32)
     if WEIGHTED and STORE:
         rows = tl.arange(0, SPLITS)
-        mask = (rows < splits)[:, None] & (features < DK)[None, :]
-        parts = tl.load(query_sums + (z * splits + rows)[:, None] * DK + features[None, :], mask=mask, other=0.0)
+        known = (rows < splits)[:, None] & (features < DK)[None, :]
+        parts = tl.load(query_sums + (z * splits + rows)[:, None] * DK + features[None, :], mask=known, other=0.0)
         mean_gradient = tl.sum(parts, 0) * query_scale
     dstate = tl.zeros((BK, BV), tl.float32)
     dsum = tl.zeros((BK,), tl.float32)

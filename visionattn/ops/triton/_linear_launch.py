@@ -14,8 +14,10 @@ from visionattn.ops.triton import _linear_attention as kernels
 
 __all__ = ["Attention", "backward", "forward"]
 
-TILE = 64  # tokens
+KERNELS = ("prepare", "collect", "distribute", "collect_backward", "distribute_backward")
+CHUNK = 128  # tokens that a part has at least, and a multiple of
 MOST_PARTS = 512
+PROGRAMS = 4  # per processor, about
 BLOCK = 256  # numbers that a program of `merge` adds up
 GROUP = 16  # splits that it adds at a time
 
@@ -40,7 +42,7 @@ class Attention:
 
 
 class Split(NamedTuple):
-    """How tokens are shared out: `count` parts of `chunk` tokens, a multiple of the tile."""
+    """How tokens are shared out: `count` parts of `chunk` tokens."""
 
     count: int
     chunk: int
@@ -56,6 +58,7 @@ class Plan:
         keys: Parts of the keys.
         dims: Compile-time sizes.
         options: Compile-time switches.
+        tuning: Tile and launch options per kernel.
     """
 
     rows: int
@@ -63,13 +66,19 @@ class Plan:
     keys: Split
     dims: Dict[str, int]
     options: Dict[str, Any]
+    tuning: Dict[str, Dict[str, int]]
 
 
-def _share(tokens: int, rows: int, tile: int, programs: int) -> Split:
+def tuned(kernel: str, width: int, rotary: bool) -> Dict[str, int]:
+    """Tile (tokens, a divisor of `CHUNK`) and launch options of a kernel, for channels padded to `width`."""
+    return dict(BN=64, num_warps=4 if width <= 32 else 8, num_stages=1 if rotary else 2)
+
+
+def _share(tokens: int, rows: int, programs: int) -> Split:
     """Parts such that all `rows` together have about `programs`."""
-    tiles = triton.cdiv(tokens, tile)
-    chunk = triton.cdiv(tiles, max(1, min(tiles, programs // rows, MOST_PARTS)))
-    return Split(triton.cdiv(tiles, chunk), chunk * tile)
+    pieces = triton.cdiv(tokens, CHUNK)
+    chunk = triton.cdiv(pieces, max(1, min(pieces, programs // rows, MOST_PARTS)))
+    return Split(triton.cdiv(pieces, chunk), chunk * CHUNK)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -94,16 +103,15 @@ def _plan(
         ROTARY=rotary,
         NORM=attention.norm,
         PRECISION="tf32x3" if dtype == torch.float32 else "bf16x3",
-        BN=TILE,
-        num_warps=8 if max(block_k, block_v) > 64 else 4,
     )
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
     return Plan(
         rows,
-        _share(tokens, rows, TILE, 4 * processors),
-        _share(keys, rows, TILE, 4 * processors),
+        _share(tokens, rows, PROGRAMS * processors),
+        _share(keys, rows, PROGRAMS * processors),
         dict(DK=dim, DV=value_dim, BK=block_k, BV=block_v, SPAN=span, LENGTH=length),
         options,
+        {kernel: tuned(kernel, max(block_k, block_v), rotary) for kernel in KERNELS},
     )
 
 
@@ -119,10 +127,11 @@ def _prepare(
         programs = plan.queries.count
         sums = query.new_empty((plan.rows * programs, query.shape[3]), dtype=torch.float32)
     if angle is not None or weighted:
-        options = {name: plan.options[name] for name in ("FEATURE", "ROTARY", "BN", "num_warps")}
+        options = {name: plan.options[name] for name in ("FEATURE", "ROTARY")}
         kernels.prepare[(plan.rows if weighted else 1, programs)](
             query, *query.stride(), angle, table, sums, query.shape[1], query.shape[2], plan.queries.chunk, programs,
             positions, WEIGHTED=weighted, DK=plan.dims["DK"], BK=plan.dims["BK"], **options,
+            **plan.tuning["prepare"],
         )  # fmt: skip
     return table, sums
 
@@ -166,12 +175,12 @@ def forward(
     kernels.collect[(plan.rows, count)](
         key, *key.stride(), value, *value.stride(), table, sums, partial, extremes, row, heads, key.shape[2], chunk,
         count, width, positions, dim**-0.5 / tokens, WEIGHTED=weighted, SPLITS=triton.next_power_of_2(count),
-        **plan.dims, **plan.options,
+        **plan.dims, **plan.options, **plan.tuning["collect"],
     )  # fmt: skip
     _merge(plan, attention.norm, partial, extremes, row, plan.keys, key.shape[2])
     kernels.distribute[(plan.rows, plan.queries.count)](
         query, *query.stride(), out, *out.stride(), table, row, factors, heads, tokens, plan.queries.chunk, width,
-        positions, eps, **plan.dims, **plan.options,
+        positions, eps, **plan.dims, **plan.options, **plan.tuning["distribute"],
     )  # fmt: skip
 
 
@@ -205,7 +214,7 @@ def backward(
             query, *query.stride(), grad, *grad.stride(), grad_query, *grad_query.stride(), table, row, factors, sums,
             partial, heads, tokens, plan.queries.chunk, count, width, positions, eps, dim**-0.5 / tokens,
             WEIGHTED=weighted, ACCUMULATE=accumulate, STORE=store, GRAD_LENGTH=length,
-            SPLITS=triton.next_power_of_2(count), **plan.dims, **plan.options,
+            SPLITS=triton.next_power_of_2(count), **plan.dims, **plan.options, **plan.tuning["collect_backward"],
         )  # fmt: skip
 
     sweep_queries(accumulate=True, store=not weighted)
@@ -213,7 +222,7 @@ def backward(
     kernels.distribute_backward[(plan.rows, count)](
         key, *key.stride(), value, *value.stride(), grad_key, *grad_key.stride(), grad_value, *grad_value.stride(),
         table, row, grad_row, sums, heads, key.shape[2], chunk, count, width, positions, WEIGHTED=weighted,
-        GRAD_LENGTH=length, **plan.dims, **plan.options,
+        GRAD_LENGTH=length, **plan.dims, **plan.options, **plan.tuning["distribute_backward"],
     )  # fmt: skip
     if weighted:
         sweep_queries(accumulate=False, store=True)
