@@ -1,5 +1,7 @@
 """Modules that more than one backbone uses."""
 
+from visionattn.layers.attentive_conv import AttentiveConv, AttentiveConv2d
+from visionattn.layers.conv_norm import ConvNorm
 from visionattn.layers.neighborhood_attention import (
     NeighborhoodAttention1D,
     NeighborhoodAttention2D,
@@ -9,6 +11,9 @@ from visionattn.layers.softmax_free_attention import SoftmaxFreeAttention
 from visionattn.layers.token_head import TokenHead
 
 __all__ = [
+    "AttentiveConv",
+    "AttentiveConv2d",
+    "ConvNorm",
     "NeighborhoodAttention1D",
     "NeighborhoodAttention2D",
     "NeighborhoodAttention3D",

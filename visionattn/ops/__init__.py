@@ -1,5 +1,7 @@
 """Attention operators as functions: checked arguments, compiled kernels where there are some, exact gradients."""
 
+from visionattn.ops.attentive_conv import attentive_conv, attentive_kernels, band_pool
+from visionattn.ops.dynamic_depthwise_conv import dynamic_depthwise_conv
 from visionattn.ops.gaussian_attention import gaussian_attention, gaussian_kernel
 from visionattn.ops.linear_attention import (
     clamped_linear_attention,
@@ -13,7 +15,11 @@ from visionattn.ops.neighborhood_unfused import na1d_av, na1d_qk, na2d_av, na2d_
 from visionattn.ops.newton_inverse import newton_inverse
 
 __all__ = [
+    "attentive_conv",
+    "attentive_kernels",
+    "band_pool",
     "clamped_linear_attention",
+    "dynamic_depthwise_conv",
     "gaussian_attention",
     "gaussian_kernel",
     "linear_attention",

@@ -1,0 +1,27 @@
+"""Attentive convolution: depthwise kernels made of what an image shows, in plain PyTorch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["attentive_kernels", "band_pool"]
+
+
+def band_pool(x: Tensor, bands: int) -> Tensor:
+    """See `visionattn.ops.band_pool`."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return F.adaptive_avg_pool1d(x.flatten(2).to(wide), bands).to(x.dtype)
+
+
+def attentive_kernels(context: Tensor, weight: Tensor, bias: Tensor, difference: Tensor, activation: str) -> Tensor:
+    """See `visionattn.ops.attentive_kernels`."""
+    wide = torch.promote_types(context.dtype, torch.float32)
+    x = context.to(wide)
+    if activation == "gelu":
+        x = F.gelu(x)
+    elif activation == "gelu_tanh":
+        x = F.gelu(x, approximate="tanh")
+    else:
+        x = F.silu(x)
+    raw = F.linear(x, weight.to(wide), bias.to(wide))
+    return raw - torch.sigmoid(difference.to(wide))[:, None] * raw.mean(-1, keepdim=True)
