@@ -111,6 +111,10 @@ class Backbone(nn.Module):
         """The map in what stage `stage` gives for `images`; channels-last unless `output_fmt` is "NCHW"."""
         return x
 
+    def _finish(self, x: Tensor) -> Tensor:
+        """What the last stage gives as the final features."""
+        return self.norm(x)
+
     def forward_intermediates(
         self,
         x: Tensor,
@@ -146,12 +150,12 @@ class Backbone(nn.Module):
         for i, stage in enumerate(stages):
             x = stage(x)
             if i in take:
-                feature = self.norm(x) if norm and i == final else x
-                intermediates.append(self._as(self._map(feature, i, images), output_fmt))
+                feature = self._map(x, i, images)
+                feature = self.norm(feature) if norm and i == final else feature
+                intermediates.append(self._as(feature, output_fmt))
         if intermediates_only:
             return intermediates
-        if last == final or not stop_early:
-            x = self.norm(x)
+        x = self._finish(x) if last == final or not stop_early else self._map(x, last, images)
         return x, intermediates
 
     def prune_intermediate_layers(
@@ -172,7 +176,7 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """`[B, in_chans, H, W]` to the normed final map, in the network's own layout."""
-        return self.norm(self.stages(self._embed(x)))
+        return self._finish(self.stages(self._embed(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pools and classifies the final map."""

@@ -81,7 +81,7 @@ def count_macs(model: nn.Module, input_size: Union[int, Sequence[int]] = 224, ba
         input_size = (getattr(model, "in_chans", 3), input_size, input_size)
     if len(input_size) != 3:
         raise ValueError(f"input_size must be an int or (channels, height, width), got {tuple(input_size)}")
-    model = copy.deepcopy(model).to("meta").eval()
+    model = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     images = torch.empty((batch_size, *input_size), device="meta", dtype=dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
