@@ -12,11 +12,14 @@ from visionattn.engine.cli import run_tool
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--suite", default="cpu", choices=("na", "cpu"), help="na: the table of GPU shapes; cpu: small ones"
+        "--suite",
+        default="cpu",
+        choices=("na", "linear", "cpu"),
+        help="na, linear: tables of GPU shapes; cpu: small ones of neighborhood attention",
     )
     parser.add_argument("--device", help="cpu or cuda:0 (default: the GPU if there is one)")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--contestants", nargs="+", default=["ours"], help="of: ours reference sdpa flex")
+    parser.add_argument("--contestants", nargs="+", default=["ours"], help="ours, reference and the suite's own")
     parser.add_argument("--mode", nargs="+", default=["forward", "training"], choices=("forward", "training"))
     parser.add_argument("--no-rpb", action="store_true", help="without the relative positional bias")
     parser.add_argument("--cases", help="only cases whose name contains this")
@@ -39,7 +42,7 @@ def main() -> None:
     if not cases:
         raise ValueError(f"no case of suite {args.suite} contains {args.cases!r}")
     if args.no_rpb:
-        cases = [replace(case, rpb=False) for case in cases]
+        cases = [replace(case, rpb=False) if hasattr(case, "rpb") else case for case in cases]
     console = Console(width=None if Console().is_terminal else 150)
     rows = []
     report = {

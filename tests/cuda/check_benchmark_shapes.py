@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tests.ops.cases import relative_error
 from visionattn import ops
-from visionattn.engine.benchmark_ops import NA_CASES
-from visionattn.engine.benchmark_ops import Case as Shape
+from visionattn.engine.benchmark_suites.neighborhood import NA_CASES
+from visionattn.engine.benchmark_suites.neighborhood import Case as Shape
 from visionattn.ops.reference.neighborhood import Windows, windows
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 5e-3}

@@ -241,8 +241,21 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
     cases = list(dict.fromkeys(row["case"] for row in rows))
     figure = new_figure(7.5 * min(len(panels), 2) + 2, (0.42 * len(cases) + 1.2) * -(-len(panels) // 2))
     grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False, sharey=True)
-    markers = {"ours": ("o", BLUE), "flex": ("s", GREEN), "sdpa": ("^", GREY), "reference": ("v", "#9f1239")}
-    labels = {"flex": "FlexAttention", "sdpa": "SDPA, dense", "natten": "NATTEN 0.21.7 (H200)"}
+    markers = {
+        "ours": ("o", BLUE),
+        "flex": ("s", GREEN),
+        "sdpa": ("^", GREY),
+        "compiled": ("s", GREEN),
+        "plain": ("^", GREY),
+        "reference": ("v", "#9f1239"),
+    }
+    labels = {
+        "flex": "FlexAttention",
+        "sdpa": "SDPA, dense",
+        "compiled": "plain PyTorch, compiled",
+        "plain": "plain PyTorch",
+        "natten": "NATTEN 0.21.7 (H200)",
+    }
     for axes, (key, panel) in zip(grid.flat, panels.items()):
         plain_axes(axes).grid(axis="x", color="#e5e7eb", linewidth=0.8)
         for name, (marker, color) in markers.items():
@@ -251,7 +264,9 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
             if points:
                 axes.scatter(*zip(*points), marker=marker, color=color, label=labels.get(name, name), zorder=3)
         ours = [row for row in panel if row["contestant"] == "ours"]
-        natten = [(row["natten_ms"] / row["floor_ms"], cases.index(row["case"])) for row in ours if row["natten_ms"]]
+        natten = [
+            (row["natten_ms"] / row["floor_ms"], cases.index(row["case"])) for row in ours if row.get("natten_ms")
+        ]
         if natten and "H200" in key[0]:
             axes.scatter(*zip(*natten), marker="D", color=ORANGE, label=labels["natten"], zorder=2)
         goals = [(row["goal"], cases.index(row["case"])) for row in ours if row["goal"]]
