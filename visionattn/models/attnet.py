@@ -7,7 +7,7 @@ Source: Attentive Convolution: Unifying the Expressivity of Self-Attention with 
 import logging
 from collections import OrderedDict
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 import torch
 from timm.layers import (
@@ -229,6 +229,15 @@ class AttNet(Backbone):
         )
         self.head_hidden_size = self.head.num_features
         self.init_weights()
+
+    def prune_intermediate_layers(
+        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> List[int]:
+        """Drops what the given stages' outputs do not need; returns their indices."""
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if prune_norm:  # the final norm is in the head, after the pooling
+            self.head.reset(0, "", reset_other=True)
+        return take
 
     @staticmethod
     def init_module(module: nn.Module) -> None:
