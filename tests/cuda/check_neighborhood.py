@@ -49,6 +49,12 @@ LARGE_CASES = (
     Case((56, 56), (7, 7), (1, 1), (1, 1), (False, False), heads=2, dim=32, dim_value=32, rpb=True, packed=True),
     Case((1500,), (301,), (1,), (2,), (False,), heads=2, dim=64, dim_value=64, rpb=True, additional=4),
     Case((12, 16, 20), (6, 9, 7), (1, 1, 1), (2, 1, 1), (False,) * 3, batch=1, dim=128, dim_value=128),
+    Case((40, 36), (15, 20), (1, 1), (1, 1), (False, False), dim=128, dim_value=128, packed=True),
+    Case((42, 40), (10, 13), (1, 1), (2, 1), (False, False), dim=128, dim_value=128, heads=4, heads_kv=2, batch=1),
+    Case((32, 36), (16, 9), (4, 3), (1, 1), (False, True), dim=64, dim_value=64),
+    Case((600,), (150,), (1,), (2,), (False,), dim=64, dim_value=64, packed=True, scale=0.3),
+    Case((9, 13, 17), (6, 8, 9), (1, 1, 1), (1, 1, 1), (False,) * 3, dim=128, dim_value=128, batch=1),
+    Case((20, 10), (24, 16), (1, 1), (1, 1), (False, False), clip_window=True, dim=64, dim_value=64),
     Case((5, 3), (9, 8), (4, 3), (3, 7), (False, False), clip_window=True, rpb=True, dim=32, dim_value=32),
 )
 

@@ -1,5 +1,5 @@
-// Building blocks of the Hopper kernels: barriers in shared memory, tensor copies and warpgroup products. They exist for
-// sm_90a alone; kernels that use them are empty elsewhere.
+// Building blocks of the Hopper kernels: barriers in shared memory, tensor copies and warpgroup products. They exist
+// for sm_90a alone; kernels that use them are empty elsewhere.
 //
 // Token rows lie in shared memory as the tensor copies write them: pieces of 64 channels (128 bytes) one after the
 // other, each with all its rows, and 16-byte chunks permuted within 8 rows ("128-byte swizzle").
@@ -16,8 +16,7 @@ namespace visionattn::wgmma {
 
 constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kGroupRows = 64;      // of a product: the height of a warpgroup's matrix
-constexpr int kPieceChannels = 64;
-constexpr int kRowBytes = 128;  // of a piece
+constexpr int kRowBytes = 128;      // of a piece of channels
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -110,9 +109,9 @@ __device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map
 
 // ------------------------------------------------------------------------------------------------------------ products
 
-// What a product reads from shared memory, at `address` (a multiple of 1024, plus 32 for every 16 channels within a
-// piece). `rows`: 8 rows and a piece of channels are a block of 1024 bytes; blocks of 8 rows follow each other. Where
-// rows are what the product sums over ("transposed"), pieces of channels are `piece_bytes` apart.
+// Descriptors of what a product reads from shared memory: from `address`, in blocks of 8 rows (1024 bytes, aligned so)
+// that follow one another. A straight operand is summed over channels; 16 of them are 32 bytes further within a piece.
+// A transposed one is summed over rows; its pieces of channels are `piece_bytes` apart.
 __device__ __forceinline__ uint64_t straight_operand(uint32_t address) {
   return uint64_t(address >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
@@ -159,8 +158,8 @@ __device__ __forceinline__ void pin(float (&registers)[kCount]) {
                : VISIONATTN_SUM_##columns(sum) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 // clang-format on
 
-// sum (+)= a * b^T over 16 channels, of 64 rows and kColumns columns. A thread of a warpgroup holds, with lane = 4 * g +
-// t, of the rows 16 * warp + g (in sum[4 * j] and sum[4 * j + 1]) and 16 * warp + g + 8 (in the next two) the columns
+// sum (+)= a * b^T over 16 channels, of 64 rows and kColumns columns. A thread of a warpgroup holds, with lane = 4 * g
+// + t, of the rows 16 * warp + g (in sum[4 * j] and sum[4 * j + 1]) and 16 * warp + g + 8 (in the next two) the columns
 // 8 * j + 2 * t and 8 * j + 2 * t + 1.
 template <typename T, int kSums>
 __device__ __forceinline__ void multiply(float (&sum)[kSums], uint64_t a, uint64_t b, bool accumulate) {

@@ -1,5 +1,7 @@
 #include "wgmma_forward.cuh"
 
+#include <algorithm>
+
 #include "launch.h"
 
 namespace visionattn {
@@ -14,8 +16,8 @@ bool launch(const NeighborhoodParams& params, cudaStream_t stream) {
   const void* kernel = reinterpret_cast<const void*>(&forward_kernel<T, kDim>);
   if (!covered(params, kernel)) return false;
   const Cut& cut = find_cut(params, false, Layout::kColumns);
-  const int64_t blocks = cut.tiles * params.heads * params.batch;
-  if (!worthwhile(cut) || blocks >= int64_t(1) << 31) return false;
+  const int64_t all_tiles = cut.tiles * params.heads * params.batch;
+  if (!worthwhile(cut) || all_tiles >= int64_t(1) << 31) return false;
   CUtensorMap query, key, value;
   if (!make_map(query, params, params.query, params.heads, kHalf, cut.plan.tile) ||
       !make_map(key, params, params.key, params.heads_kv, kHalf, cut.plan.box) ||
@@ -23,21 +25,23 @@ bool launch(const NeighborhoodParams& params, cudaStream_t stream) {
     return false;
   }
   const int32_t bytes = Layout::bytes(cut.plan);
-  const void* arguments[] = {&params, &cut.plan, &query, &key, &value};
+  const uint32_t tiles = static_cast<uint32_t>(all_tiles), blocks = std::min(tiles, multiprocessors());
+  const void* arguments[] = {&params, &cut.plan, &tiles, &query, &key, &value};
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) == cudaSuccess &&
-         cudaLaunchKernel(kernel, dim3(static_cast<uint32_t>(blocks)), dim3(kForwardThreads),
-                          const_cast<void**>(arguments), bytes, stream) == cudaSuccess;
+         cudaLaunchKernel(kernel, dim3(blocks), dim3(kForwardThreads), const_cast<void**>(arguments), bytes, stream) ==
+             cudaSuccess;
 }
 
 template <typename T>
 bool launch(const NeighborhoodParams& params, cudaStream_t stream) {
+  if (params.dim == 64) return launch<T, 64>(params, stream);
   return params.dim == 128 && launch<T, 128>(params, stream);
 }
 
 }  // namespace
 
 bool wgmma_forward(const NeighborhoodParams& params, DataType dtype, cudaStream_t stream) {
-  if (!writable(params.output)) return false;
+  if (!aligned(params.output)) return false;
   if (dtype == DataType::float16) return launch<__half>(params, stream);
   return dtype == DataType::bfloat16 && launch<__nv_bfloat16>(params, stream);
 }

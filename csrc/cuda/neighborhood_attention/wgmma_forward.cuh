@@ -10,18 +10,19 @@ constexpr int kForwardThreads = 3 * kGroupThreads;
 
 template <int kDim>
 struct ForwardLayout {
-  static constexpr int kColumns = 128, kStages = 2, kPieces = kDim / kPieceChannels;
+  static constexpr int kColumns = 128, kStages = 2, kQueryStages = 2, kPieces = kDim / kPieceChannels;
   static constexpr uint32_t kQueryPiece = kTileRows * kRowBytes, kPiece = kColumns * kRowBytes;
-  static constexpr uint32_t kStage = kPieces * kPiece;  // of one of the rings
-  static constexpr uint32_t kKeys = kPieces * kQueryPiece, kValues = kKeys + kStages * kStage;
+  static constexpr uint32_t kQueryStage = kPieces * kQueryPiece, kStage = kPieces * kPiece;  // keys or values
+  static constexpr uint32_t kKeys = kQueryStages * kQueryStage, kValues = kKeys + kStages * kStage;
   static constexpr uint32_t kTables = kValues + kStages * kStage;
   static constexpr uint32_t kAlignment = 1024;
   static int32_t bytes(const Plan& plan) { return kTables + mask_table_size(plan) * 4 + kAlignment; }
 };
 
-template <int kStages>
+template <int kStages, int kQueryStages>
 struct ForwardBarriers {
-  uint64_t queries, keys[kStages], values[kStages], keys_free[kStages], values_free[kStages];
+  uint64_t queries[kQueryStages], queries_free[kQueryStages];
+  uint64_t keys[kStages], values[kStages], keys_free[kStages], values_free[kStages];
 };
 
 // Online softmax of the two rows of a thread, `kSums` / 2 numbers each. A row's maximum is only followed when it has
@@ -92,32 +93,33 @@ class Softmax {
 
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kForwardThreads, 1)
-    forward_kernel(const __grid_constant__ NeighborhoodParams params, const __grid_constant__ Plan plan,
+    forward_kernel(const __grid_constant__ NeighborhoodParams params, const __grid_constant__ Plan plan, uint32_t tiles,
                    const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
                    const __grid_constant__ CUtensorMap value_map) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Layout = ForwardLayout<kDim>;
-  constexpr int kStages = Layout::kStages, kColumns = Layout::kColumns;
+  constexpr int kStages = Layout::kStages, kQueryStages = Layout::kQueryStages, kColumns = Layout::kColumns;
   constexpr uint32_t kPiece = Layout::kPiece;
+  constexpr int kMultiplyingWarps = 8;
   extern __shared__ unsigned char raw_memory[];
-  __shared__ ForwardBarriers<kStages> barriers;
+  __shared__ ForwardBarriers<kStages, kQueryStages> barriers;
   const uint32_t aligned = (shared_address(raw_memory) + Layout::kAlignment - 1) & ~(Layout::kAlignment - 1);
   unsigned char* memory = raw_memory + (aligned - shared_address(raw_memory));
-  const uint32_t queries = aligned, keys = aligned + Layout::kKeys, values = aligned + Layout::kValues;
+  const uint32_t keys = aligned + Layout::kKeys, values = aligned + Layout::kValues;
   uint32_t* tables = reinterpret_cast<uint32_t*>(memory + Layout::kTables);
-
-  const Place place = locate<false>(params, plan, params.heads, blockIdx.x);
-  const int head_kv = place.head / (params.heads / params.heads_kv);
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / kGroupThreads, 0), warp = threadIdx.x / 32;
-  const int box_tokens = volume(plan.box), box_count = place.box_count();
+  const int box_tokens = volume(plan.box);
 
   if (threadIdx.x == 0) {
-    init_barrier(&barriers.queries, 1);
+    for (int s = 0; s < kQueryStages; ++s) {
+      init_barrier(&barriers.queries[s], 1);
+      init_barrier(&barriers.queries_free[s], kMultiplyingWarps);
+    }
     for (int s = 0; s < kStages; ++s) {
       init_barrier(&barriers.keys[s], 1);
       init_barrier(&barriers.values[s], 1);
-      init_barrier(&barriers.keys_free[s], 8);  // warps that multiply
-      init_barrier(&barriers.values_free[s], 8);
+      init_barrier(&barriers.keys_free[s], kMultiplyingWarps);
+      init_barrier(&barriers.values_free[s], kMultiplyingWarps);
     }
     publish_barriers();
   }
@@ -129,142 +131,160 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
   if (warpgroup == 0) {
     release_registers<24>();
     if (threadIdx.x == 0) {
-      prefetch_map(&key_map);
-      prefetch_map(&value_map);
-      expect_bytes(&barriers.queries, volume(plan.tile) * kDim * 2);
-      const int32_t first[kMaxRank] = {place.rows[0].begin, place.rows[1].begin, place.rows[2].begin};
-      copy_tokens<kDim>(queries, Layout::kQueryPiece, &query_map, &barriers.queries,
-                        group_offset(params.query, place, place.head), first, place.batch);
-      const int32_t key_channel = group_offset(params.key, place, head_kv);
-      const int32_t value_channel = group_offset(params.value, place, head_kv);
+      Ring<kQueryStages> query_ring;
       Ring<kStages> ring;
-      BoxWalk box;
-      for (int n = 0; n < box_count; ++n) {
-        const int32_t at[kMaxRank] = {place.columns[0].begin + box.at[0], place.columns[1].begin + box.at[1],
-                                      place.columns[2].begin + box.at[2]};
-        wait(&barriers.keys_free[ring.stage], ring.parity ^ 1);
-        expect_bytes(&barriers.keys[ring.stage], box_tokens * kDim * 2);
-        copy_tokens<kDim>(keys + ring.stage * Layout::kStage, kPiece, &key_map, &barriers.keys[ring.stage], key_channel,
-                          at, place.batch);
-        wait(&barriers.values_free[ring.stage], ring.parity ^ 1);
-        expect_bytes(&barriers.values[ring.stage], box_tokens * kDim * 2);
-        copy_tokens<kDim>(values + ring.stage * Layout::kStage, kPiece, &value_map, &barriers.values[ring.stage],
-                          value_channel, at, place.batch);
-        ring.advance();
-        box.advance(plan, place);
+      for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const Place place = locate<false>(params, plan, params.heads, tile);
+        const int head_kv = place.head / (params.heads / params.heads_kv), box_count = place.box_count();
+        const int32_t first[kMaxRank] = {place.rows[0].begin, place.rows[1].begin, place.rows[2].begin};
+        uint64_t* barrier = &barriers.queries[query_ring.stage];
+        wait(&barriers.queries_free[query_ring.stage], query_ring.parity ^ 1);
+        expect_bytes(barrier, volume(plan.tile) * kDim * 2);
+        copy_tokens<kDim>(aligned + query_ring.stage * Layout::kQueryStage, Layout::kQueryPiece, &query_map, barrier,
+                          group_offset(params.query, place, place.head), first, place.batch);
+        query_ring.advance();
+        const int32_t key_channel = group_offset(params.key, place, head_kv);
+        const int32_t value_channel = group_offset(params.value, place, head_kv);
+        BoxWalk box;
+        for (int n = 0; n < box_count; ++n) {
+          const int32_t at[kMaxRank] = {place.columns[0].begin + box.at[0], place.columns[1].begin + box.at[1],
+                                        place.columns[2].begin + box.at[2]};
+          wait(&barriers.keys_free[ring.stage], ring.parity ^ 1);
+          expect_bytes(&barriers.keys[ring.stage], box_tokens * kDim * 2);
+          copy_tokens<kDim>(keys + ring.stage * Layout::kStage, kPiece, &key_map, &barriers.keys[ring.stage],
+                            key_channel, at, place.batch);
+          wait(&barriers.values_free[ring.stage], ring.parity ^ 1);
+          expect_bytes(&barriers.values[ring.stage], box_tokens * kDim * 2);
+          copy_tokens<kDim>(values + ring.stage * Layout::kStage, kPiece, &value_map, &barriers.values[ring.stage],
+                            value_channel, at, place.batch);
+          ring.advance();
+          box.advance(plan, place);
+        }
       }
     }
   } else {
     claim_registers<240>();
     const int group = warpgroup - 1, lane = threadIdx.x % 32;
-    const int warp_row = group * kGroupRows + warp % 4 * 16;
-    const uint32_t group_queries = queries + group * kGroupRows * kRowBytes;
-    const RowMasks<false, kColumns> masks(params, plan, place, tables, warp_row);
-    const GroupSpan<false> span(params, plan, place, group);
-    Softmax<kColumns / 2> softmax(static_cast<float>(params.scale) * 1.4426950408889634f);
-    float output[kDim / 2] = {}, logits[kColumns / 2], shrink[2];
-    uint32_t weights[kColumns / 4];
+    const float log2_scale = static_cast<float>(params.scale) * 1.4426950408889634f;
+    const RowPair rows(plan, group * kGroupRows + warp % 4 * 16);
+    RowMasks<false, kColumns> masks(plan, tables);
+    GroupSpan<false> span(plan, group);
+    Ring<kQueryStages> query_ring;
     Ring<kStages> key_ring, value_ring;
-    BoxWalk box;
-    int n = 0;
     // The warpgroups take turns in starting products, so that one weighs while the other multiplies.
     const auto take_turn = [&] { sync_named(1 + group, 2 * kGroupThreads); };
-    const auto give_turn = [&] {
-      if (group == 0 || n + 1 < box_count) arrive_named(2 - group, 2 * kGroupThreads);
+    const auto give_turn = [&](bool last) {
+      if (group == 0 || !last) arrive_named(2 - group, 2 * kGroupThreads);
     };
-    const auto free_keys = [&] {
-      if (lane == 0) arrive(&barriers.keys_free[key_ring.stage]);
-      key_ring.advance();
-    };
-    const auto free_values = [&] {
-      if (lane == 0) arrive(&barriers.values_free[value_ring.stage]);
-      value_ring.advance();
-    };
-    const auto start_logits = [&] {
-      multiply_channels<T, kDim>(logits, group_queries, Layout::kQueryPiece, keys + key_ring.stage * Layout::kStage,
-                                 kPiece);
-      commit_products();
-    };
-    const auto start_output = [&] {
-      multiply_columns<T, kColumns>(output, weights, values + value_ring.stage * Layout::kStage, kPiece);
-      commit_products();
-    };
-
     if (group == 1) arrive_named(1, 2 * kGroupThreads);  // the first turn
-    wait(&barriers.queries, 0);
-    while (n < box_count) {
-      if (!span.meets(plan, box)) {
-        take_turn();
-        give_turn();
-        wait(&barriers.keys[key_ring.stage], key_ring.parity);
-        free_keys();
-        wait(&barriers.values[value_ring.stage], value_ring.parity);
-        free_values();
-        box.advance(plan, place);
-        ++n;
-        continue;
-      }
-      wait(&barriers.keys[key_ring.stage], key_ring.parity);
-      take_turn();
-      pin(logits);
-      begin_products();
-      start_logits();
-      give_turn();
-      wait_products<0>();
-      pin(logits);
-      free_keys();
-      masks.apply(plan, box, logits);
-      if (softmax.weigh(logits, shrink)) {
+
+    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+      const Place place = locate<false>(params, plan, params.heads, tile);
+      const int box_count = place.box_count();
+      const bool last_tile = tile + gridDim.x >= tiles;
+      masks.move(params, place, rows);
+      span.move(params, place);
+      Softmax<kColumns / 2> softmax(log2_scale);
+      float output[kDim / 2] = {}, logits[kColumns / 2], shrink[2];
+      uint32_t weights[kColumns / 4];
+      const uint32_t queries = aligned + query_ring.stage * Layout::kQueryStage + group * kGroupRows * kRowBytes;
+      BoxWalk box;
+      int n = 0;
+      const auto free_keys = [&] {
+        if (lane == 0) arrive(&barriers.keys_free[key_ring.stage]);
+        key_ring.advance();
+      };
+      const auto free_values = [&] {
+        if (lane == 0) arrive(&barriers.values_free[value_ring.stage]);
+        value_ring.advance();
+      };
+      const auto start_logits = [&] {
+        multiply_channels<T, kDim>(logits, queries, Layout::kQueryPiece, keys + key_ring.stage * Layout::kStage,
+                                   kPiece);
+        commit_products();
+      };
+      const auto start_output = [&] {
+        multiply_columns<T, kColumns>(output, weights, values + value_ring.stage * Layout::kStage, kPiece);
+        commit_products();
+      };
+      const auto shrink_output = [&] {
 #pragma unroll
         for (int i = 0; i < kDim / 2; ++i) output[i] *= shrink[i / 2 % 2];
-      }
-      pack<T>(weights, logits);
-      box.advance(plan, place);
-      for (++n; n < box_count && span.meets(plan, box); ++n) {
+      };
+
+      wait(&barriers.queries[query_ring.stage], query_ring.parity);
+      while (n < box_count) {
+        if (!span.meets(plan, box)) {
+          take_turn();
+          give_turn(last_tile && n + 1 == box_count);
+          wait(&barriers.keys[key_ring.stage], key_ring.parity);
+          free_keys();
+          wait(&barriers.values[value_ring.stage], value_ring.parity);
+          free_values();
+          box.advance(plan, place);
+          ++n;
+          continue;
+        }
         wait(&barriers.keys[key_ring.stage], key_ring.parity);
         take_turn();
         pin(logits);
-        pin(output);
         begin_products();
         start_logits();
-        wait(&barriers.values[value_ring.stage], value_ring.parity);
-        start_output();
-        give_turn();
-        wait_products<1>();
+        give_turn(last_tile && n + 1 == box_count);
+        masks.find(plan, box);
+        wait_products<0>();
         pin(logits);
         free_keys();
-        masks.apply(plan, box, logits);
-        const bool shrinks = softmax.weigh(logits, shrink);
-        pin(logits);
+        masks.apply(logits);
+        if (softmax.weigh(logits, shrink)) shrink_output();
+        pack<T>(weights, logits);
+        box.advance(plan, place);
+        for (++n; n < box_count && span.meets(plan, box); ++n) {
+          wait(&barriers.keys[key_ring.stage], key_ring.parity);
+          take_turn();
+          pin(logits);
+          pin(output);
+          begin_products();
+          start_logits();
+          wait(&barriers.values[value_ring.stage], value_ring.parity);
+          start_output();
+          give_turn(last_tile && n + 1 == box_count);
+          masks.find(plan, box);
+          wait_products<1>();
+          pin(logits);
+          free_keys();
+          masks.apply(logits);
+          const bool shrinks = softmax.weigh(logits, shrink);
+          pin(logits);
+          wait_products<0>();
+          pin(output);
+          free_values();
+          if (shrinks) shrink_output();
+          pack<T>(weights, logits);
+          box.advance(plan, place);
+        }
+        wait(&barriers.values[value_ring.stage], value_ring.parity);
+        pin(output);
+        begin_products();
+        start_output();
         wait_products<0>();
         pin(output);
         free_values();
-        if (shrinks) {
-#pragma unroll
-          for (int i = 0; i < kDim / 2; ++i) output[i] *= shrink[i / 2 % 2];
-        }
-        pack<T>(weights, logits);
-        box.advance(plan, place);
       }
-      wait(&barriers.values[value_ring.stage], value_ring.parity);
-      pin(output);
-      begin_products();
-      start_output();
-      wait_products<0>();
-      pin(output);
-      free_values();
-    }
+      if (lane == 0) arrive(&barriers.queries_free[query_ring.stage]);
+      query_ring.advance();
 
-    softmax.finish();
+      softmax.finish();
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      Coordinates c;
-      if (!locate_row(plan, place, warp_row + lane / 4 + 8 * h, c)) continue;
-      store_row(static_cast<T*>(params.output.data) + token_offset(params, place, params.output, c), output, h,
-                softmax.inverse_sum(h));
-      if (lane % 4 == 0) {
-        const int64_t token = place.batch * params.tokens() + token_number(params, place, c);
-        static_cast<float*>(params.lse)[token * params.heads + place.head] = softmax.log_sum(h);
+      for (int h = 0; h < 2; ++h) {
+        Coordinates c;
+        if (!rows.find(place, h, c)) continue;
+        store_row(static_cast<T*>(params.output.data) + token_offset(params, place, params.output, c), output, h,
+                  softmax.inverse_sum(h));
+        if (lane % 4 == 0) {
+          const int64_t token = place.batch * params.tokens() + token_number(params, place, c);
+          static_cast<float*>(params.lse)[token * params.heads + place.head] = softmax.log_sum(h);
+        }
       }
     }
   }

@@ -1,8 +1,8 @@
-// How the Hopper kernels cut a neighborhood attention into blocks; host and device share it.
+// How the Hopper kernels cut a neighborhood attention into tiles; host and device share it.
 //
-// A block works on a tile of tokens ("rows", 64 to a warpgroup) of one head and one dilation group, a box in group
-// coordinates. The tokens that they meet ("columns", the union of the rows' windows, or, where rows are keys and
-// columns queries, of their inverse windows) are a box too; it passes by in boxes of equal extents.
+// A block works on one tile of tokens ("rows", 64 to a warpgroup) after the other, each a box in the group coordinates
+// of one dilation group, for one head. The tokens that they meet ("columns", the union of the rows' windows, or, where
+// rows are keys and columns queries, of their inverse windows) are a box too; it passes by in boxes of equal extents.
 #pragma once
 
 #include <cuda.h>
@@ -12,7 +12,9 @@
 
 namespace visionattn::wgmma {
 
-constexpr int kTileRows = 128;  // of a block
+constexpr int kTileRows = 128;
+constexpr int kPieceChannels = 64;  // copied at a time
+constexpr int kStatistics = 4;      // floats of a token in the backward pass: as few as can be copied
 
 struct Plan {
   int32_t tile[kMaxRank];   // extents of a tile, at most kTileRows tokens
@@ -33,7 +35,7 @@ VISIONATTN_HOST_DEVICE Interval met(const Axis& axis, int32_t length, Interval r
   return {begin, max_of(begin, met<kInverse>(axis, length, rows.end - 1).end)};
 }
 
-// A block's place.
+// A tile's place.
 struct Place {
   int32_t batch, head;
   int32_t group[kMaxRank], length[kMaxRank];  // dilation group and its length
@@ -43,13 +45,15 @@ struct Place {
   VISIONATTN_HOST_DEVICE int32_t box_count() const { return boxes[0] * boxes[1] * boxes[2]; }
 };
 
+// Takes the last digit off a number in a mixed base; many bases are 1.
 VISIONATTN_HOST_DEVICE int32_t take_digit(uint32_t& number, uint32_t base) {
+  if (base == 1) return 0;
   const uint32_t digit = number % base;
   number /= base;
   return static_cast<int32_t>(digit);
 }
 
-// Neighboring blocks work on neighboring tiles of the same head: what they read is in the cache.
+// Neighboring tiles follow one another, then heads: what they read is in the cache.
 template <bool kInverse>
 VISIONATTN_HOST_DEVICE Place locate(const NeighborhoodParams& params, const Plan& plan, int32_t heads, uint32_t index) {
   Place place;
@@ -78,10 +82,26 @@ VISIONATTN_HOST_DEVICE int64_t group_offset(const View& view, const Place& place
   return offset;
 }
 
+// Statistics of the backward pass: [batch, heads, spatial..., kStatistics]. Their batch stride is that of heads.
+VISIONATTN_HOST_DEVICE View statistics_view(const NeighborhoodParams& params, float4* statistics) {
+  View view;
+  view.data = statistics;
+  view.batch = kStatistics;
+#pragma unroll
+  for (int a = kMaxRank - 1; a >= 0; --a) {
+    view.spatial[a] = view.batch;
+    view.batch *= params.axes[a].length;
+  }
+  return view;
+}
+
 // ---------------------------------------------------------------------------------------------------------- host side
 
 // Whether this device runs the Hopper kernels, of which `kernel` is one, and they cover the case, views apart.
 bool covered(const NeighborhoodParams& params, const void* kernel);
+
+// Of the current device.
+uint32_t multiprocessors();
 
 // How a case is cut, remembered between calls.
 struct Cut {
@@ -91,8 +111,8 @@ struct Cut {
 };
 const Cut& find_cut(const NeighborhoodParams& params, bool inverse, int32_t box_columns);
 
-// Whether pairs of channels of the view can be written at a time.
-bool writable(const View& view);
+// Whether the view's rows lie at multiples of 16 bytes.
+bool aligned(const View& view);
 
 // Whether the Hopper kernels are the fastest.
 bool worthwhile(const Cut& cut);
@@ -101,5 +121,7 @@ bool worthwhile(const Cut& cut);
 // every head and every dilation group, see group_offset. False if there is none.
 bool make_map(CUtensorMap& map, const NeighborhoodParams& params, const View& view, int32_t heads, bool half,
               const int32_t (&extents)[kMaxRank]);
+bool make_statistics_map(CUtensorMap& map, const NeighborhoodParams& params, const View& view,
+                         const int32_t (&extents)[kMaxRank]);
 
 }  // namespace visionattn::wgmma

@@ -23,18 +23,34 @@ __device__ __forceinline__ int32_t volume(const int32_t (&extents)[kMaxRank]) {
   return extents[0] * extents[1] * extents[2];
 }
 
-// Row `row` of a tile in group coordinates; a row that doesn't exist gets the coordinates of one that does.
-__device__ __forceinline__ bool locate_row(const Plan& plan, const Place& place, int32_t row, Coordinates& c) {
-  c = unravel(row, plan.tile);
-  bool exists = c.at[0] < plan.tile[0];
+// The two rows of a thread, of the 16 of its warp that start at `warp_row`.
+class RowPair {
+ public:
+  __device__ __forceinline__ RowPair(const Plan& plan, int warp_row) {
 #pragma unroll
-  for (int a = 0; a < kMaxRank; ++a) {
-    const int32_t at = place.rows[a].begin + c.at[a], last = place.rows[a].end - 1;
-    exists = exists && at <= last;
-    c.at[a] = min_of(at, last);
+    for (int h = 0; h < 2; ++h) {
+      const Coordinates c = unravel(warp_row + threadIdx.x % 32 / 4 + 8 * h, plan.tile);
+      within_[h] = c.at[0] << 16 | c.at[1] << 8 | c.at[2];
+      if (c.at[0] >= plan.tile[0]) within_[h] = kNone;
+    }
   }
-  return exists;
-}
+
+  // Whether row h exists, and its group coordinates; if it doesn't, those of a row that does.
+  __device__ __forceinline__ bool find(const Place& place, int h, Coordinates& c) const {
+    bool exists = within_[h] != kNone;
+#pragma unroll
+    for (int a = 0; a < kMaxRank; ++a) {
+      const int32_t at = place.rows[a].begin + (within_[h] >> 8 * (kMaxRank - 1 - a) & 0xff);
+      exists = exists && at < place.rows[a].end;
+      c.at[a] = min_of(at, place.rows[a].end - 1);
+    }
+    return exists;
+  }
+
+ private:
+  static constexpr int32_t kNone = 0x7fffffff;
+  int32_t within_[2];  // the tile: coordinates of 8 bits
+};
 
 // Token of a group, numbered within its batch entry.
 __device__ __forceinline__ int64_t token_number(const NeighborhoodParams& params, const Place& place,
@@ -133,20 +149,18 @@ __device__ __forceinline__ void build_mask_tables(const Plan& plan, uint32_t* ta
   }
 }
 
-// Which columns the rows of a thread, of its warp and of its warpgroup meet. Positions count from the first column of
-// the place.
+// Which columns the two rows of a thread meet. Positions count from the first column of the place.
 template <bool kInverse, int kColumns>
 class RowMasks {
  public:
-  __device__ __forceinline__ RowMasks(const NeighborhoodParams& params, const Plan& plan, const Place& place,
-                                      const uint32_t* tables, int warp_row)
-      : tables_(tables + threadIdx.x % 4) {
-    const int lane = threadIdx.x % 32;
-    full_ = volume(plan.box) == kColumns;
+  __device__ __forceinline__ RowMasks(const Plan& plan, const uint32_t* tables)
+      : tables_(tables + threadIdx.x % 4), full_(volume(plan.box) == kColumns) {}
+
+  __device__ __forceinline__ void move(const NeighborhoodParams& params, const Place& place, const RowPair& rows) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       Coordinates c;
-      locate_row(plan, place, warp_row + lane / 4 + 8 * h, c);
+      rows.find(place, h, c);
 #pragma unroll
       for (int a = 0; a < kMaxRank; ++a) {
         const Interval span = met<kInverse>(params.axes[a], place.length[a], c.at[a]);
@@ -161,12 +175,20 @@ class RowMasks {
     }
   }
 
-  // Makes the logits of a box's columns that the rows don't meet -infinity.
-  __device__ __forceinline__ void apply(const Plan& plan, const BoxWalk& box, float (&logits)[kColumns / 2]) const {
-    if (meets_all(plan, box)) return;
+  // Finds which columns of a box the rows meet,
+  __device__ __forceinline__ void find(const Plan& plan, const BoxWalk& box) {
+    all_ = meets_all(plan, box);
+    if (all_) return;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) bits_[h] = meeting(plan, box, h);
+  }
+
+  // and makes the logits of others -infinity.
+  __device__ __forceinline__ void apply(float (&logits)[kColumns / 2]) const {
+    if (all_) return;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const uint32_t bits = meeting(plan, box, h);
+      const uint32_t bits = bits_[h];
 #pragma unroll
       for (int i = 0; i < kColumns / 4; ++i) {
         float& logit = logits[i / 2 * 4 + 2 * h + i % 2];
@@ -201,31 +223,39 @@ class RowMasks {
   }
 
   const uint32_t* tables_;
-  bool full_;
+  bool full_, all_;
+  uint32_t bits_[2];
   // First position and end, 16 bits each (see covered()): of the thread's rows, and met by all rows of the warp.
   int32_t spans_[2][kMaxRank], inside_[kMaxRank];
 };
 
-// What the rows of a warpgroup meet, from the first column of the place on.
+// Which boxes of columns the rows of a warpgroup meet; positions as above.
 template <bool kInverse>
-struct GroupSpan {
-  Interval span[kMaxRank];
-
-  __device__ __forceinline__ GroupSpan(const NeighborhoodParams& params, const Plan& plan, const Place& place,
-                                       int group) {
-    const int last_row = min_of((group + 1) * kGroupRows, volume(plan.tile)) - 1;
-    Coordinates first = unravel(group * kGroupRows, plan.tile), last = unravel(max_of(last_row, 0), plan.tile);
+class GroupSpan {
+ public:
+  __device__ __forceinline__ GroupSpan(const Plan& plan, int group) {
+    const int first_row = group * kGroupRows, last_row = min_of(first_row + kGroupRows, volume(plan.tile)) - 1;
+    const Coordinates first = unravel(first_row, plan.tile), last = unravel(max_of(last_row, 0), plan.tile);
     bool whole = false;  // whether the rows cover the tile along the axis
 #pragma unroll
     for (int a = 0; a < kMaxRank; ++a) {
-      Interval rows = place.rows[a];
-      if (!whole) rows = {rows.begin + first.at[a], min_of(rows.begin + last.at[a] + 1, rows.end)};
+      rows_[a] = {0, plan.tile[a]};
+      if (!whole) rows_[a] = {first.at[a], last.at[a] + 1};
+      if (first_row > last_row) rows_[a] = {0, 0};
       whole = whole || first.at[a] != last.at[a];
-      span[a] = {0, 0};
-      if (rows.size() > 0 && group * kGroupRows <= last_row) {
-        span[a] = met<kInverse>(params.axes[a], place.length[a], rows);
-        span[a].begin -= place.columns[a].begin;
-        span[a].end -= place.columns[a].begin;
+    }
+  }
+
+  __device__ __forceinline__ void move(const NeighborhoodParams& params, const Place& place) {
+#pragma unroll
+    for (int a = 0; a < kMaxRank; ++a) {
+      const int32_t begin = place.rows[a].begin;
+      const Interval rows = {begin + rows_[a].begin, min_of(begin + rows_[a].end, place.rows[a].end)};
+      span_[a] = {0, 0};
+      if (rows.size() > 0) {
+        span_[a] = met<kInverse>(params.axes[a], place.length[a], rows);
+        span_[a].begin -= place.columns[a].begin;
+        span_[a].end -= place.columns[a].begin;
       }
     }
   }
@@ -234,10 +264,13 @@ struct GroupSpan {
     bool some = true;
 #pragma unroll
     for (int a = 0; a < kMaxRank; ++a) {
-      some = some && box.at[a] < span[a].end && box.at[a] + plan.box[a] > span[a].begin;
+      some = some && box.at[a] < span_[a].end && box.at[a] + plan.box[a] > span_[a].begin;
     }
     return some;
   }
+
+ private:
+  Interval rows_[kMaxRank], span_[kMaxRank];  // rows_: within the tile
 };
 
 }  // namespace visionattn::wgmma
