@@ -98,8 +98,12 @@ class Backbone(nn.Module):
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def _stem(self, x: Tensor) -> Tensor:
         return self.stem(check_images(x, self.in_chans))
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """What the first stage takes."""
+        return self._stem(x)
 
     def _as(self, x: Tensor, output_fmt: str) -> Tensor:
         own = "NCHW" if self.output_fmt == "NCHW" else "NHWC"  # maps made of tokens have their channels last

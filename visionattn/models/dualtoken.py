@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone
 from visionattn.models._family import OutputNorms
-from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["DualTokenViT", "checkpoint_filter_fn"]
@@ -287,6 +286,13 @@ class DualTokenBlock(nn.Module):
         return both[:, count:].reshape(x.shape), tokens if self.is_last else both[:, :count]
 
 
+class NoMerge(nn.Module):
+    """The downsampling of the first stage: none. An Identity takes no pair in TorchScript."""
+
+    def forward(self, state: State) -> State:
+        return state
+
+
 class DualStage(nn.Module):
     """Patch merging, then blocks, on image and global tokens."""
 
@@ -382,7 +388,7 @@ class DualTokenViT(Backbone):
                 blocks.append(
                     DualTokenBlock(dim, conv_ratio, mlp_ratio, ptm, drop_path=rate, is_last=is_last, **common)
                 )
-            merge = PatchMerge(dims[i - 1], dim, norm_layer, **dd) if i else nn.Identity()
+            merge = PatchMerge(dims[i - 1], dim, norm_layer, **dd) if i else NoMerge()
             stages.append(DualStage(merge, blocks))
             self.feature_info.append(dict(num_chs=dim, reduction=8 * 2**i, module=f"stages.{i}"))
         self.stages = nn.Sequential(*stages)
@@ -411,7 +417,7 @@ class DualTokenViT(Backbone):
         return dict(super().group_matcher(coarse), stem=r"^stem|^global_tokens")
 
     def _embed(self, x: Tensor) -> State:
-        x = self.stem(check_images(x, self.in_chans))
+        x = self._stem(x)
         return x, self.global_tokens.to(x.dtype).expand(x.shape[0], -1, -1)
 
     def _map(self, state: State, stage: int, images: Tensor) -> Tensor:

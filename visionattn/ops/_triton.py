@@ -45,6 +45,7 @@ class TritonOperator:
         saved: How many tensors the forward kernel returns besides its output, for backward.
         reasons: Called with the arguments: why the kernels can't serve them, or None. Asked about shapes only.
         kept: Positions of tensor arguments that autocast leaves as they are.
+        plain: What `"auto"` runs where the kernels can't serve; the reference by default.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class TritonOperator:
         saved: int,
         reasons: Optional[Callable[..., Optional[str]]] = None,
         kept: Sequence[int] = (),
+        plain: Optional[Callable[..., Tensor]] = None,
     ):
         self.name = name
         self.saved = saved
@@ -62,6 +64,7 @@ class TritonOperator:
         self.reasons = reasons
         self.tensors = sum(argument.strip().startswith("Tensor") for argument in arguments.split(","))
         self.reference = getattr(importlib.import_module("visionattn.ops.reference"), name)
+        self.plain = plain or self.reference
         self._kernels: Any = None
         results = ", ".join(["Tensor"] * (1 + saved))
         gradients = ", ".join(["Tensor"] * self.tensors)
@@ -100,10 +103,11 @@ class TritonOperator:
         """
         x = args[0]
         if backend == "reference" or not self._served(backend, *args):
+            function = self.reference if backend == "reference" else self.plain
             if _operators.is_autocast_enabled(x.device.type):
                 with torch.autocast(x.device.type, enabled=False):
-                    return self.reference(*args)
-            return self.reference(*args)
+                    return function(*args)
+            return function(*args)
         if torch.compiler.is_compiling() or not _is_plain(args):
             return _first(self.forward(*args))
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
