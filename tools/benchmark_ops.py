@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument(
         "--suite",
         default="cpu",
-        choices=("na", "linear", "cpu"),
+        choices=("na", "linear", "conv", "cpu"),
         help="na, linear: tables of GPU shapes; cpu: small ones of neighborhood attention",
     )
     parser.add_argument("--device", help="cpu or cuda:0 (default: the GPU if there is one)")

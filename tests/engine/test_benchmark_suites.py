@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from visionattn.engine.benchmark_ops import SUITES, Floor, measure_case
+from visionattn.engine.benchmark_suites.conv import CONV_CASES, ConvCase
 from visionattn.engine.benchmark_suites.linear import LINEAR_CASES, LinearCase
 
 CPU = torch.device("cpu")
@@ -32,6 +33,21 @@ def test_linear_contestants_agree(operator, channels_last):
         results.append([out, *torch.autograd.grad(out, leaves, contestant.grad)])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0])
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("operator", sorted({case.operator for case in CONV_CASES}))
+def test_conv_contestants_agree(operator, channels_last):
+    case = ConvCase(operator, 2, 3, 5, 4, channels_last)
+    results = []
+    for name in sorted(set(case.contestants()) - {"compiled"}):
+        torch.manual_seed(0)
+        contestant = case.contestants()[name](CPU, torch.float64)
+        leaves = [x.requires_grad_() for x in contestant.leaves()]
+        out = contestant.forward()
+        results.append([out, *torch.autograd.grad(out, leaves, contestant.grad)])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-5, atol=1e-5)
 
 
 def test_measured_rows():

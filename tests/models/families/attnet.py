@@ -43,5 +43,6 @@ FAMILY = Family(
     },
     quick=frozenset({"attnet_xxs", "attnet_t1"}),
     slow_contract=frozenset({"attnet_test-variance", "attnet_test-plain"}),
+    macs_tolerance=5.5e-4,  # the published figures were rounded twice
     saved_macs=saved_macs,
 )

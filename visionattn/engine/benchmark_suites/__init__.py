@@ -2,10 +2,11 @@
 
 from typing import Dict, Tuple
 
+from visionattn.engine.benchmark_suites.conv import CONV_CASES
 from visionattn.engine.benchmark_suites.linear import LINEAR_CASES
 from visionattn.engine.benchmark_suites.neighborhood import CPU_CASES, NA_CASES
 from visionattn.engine.benchmark_suites.problem import Problem
 
 __all__ = ["SUITES"]
 
-SUITES: Dict[str, Tuple[Problem, ...]] = {"na": NA_CASES, "cpu": CPU_CASES, "linear": LINEAR_CASES}
+SUITES: Dict[str, Tuple[Problem, ...]] = {"na": NA_CASES, "cpu": CPU_CASES, "linear": LINEAR_CASES, "conv": CONV_CASES}
