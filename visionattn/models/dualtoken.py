@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone
 from visionattn.models._family import OutputNorms
+from visionattn.models._inputs import pad_to_multiple
 from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["DualTokenViT", "checkpoint_filter_fn"]
@@ -55,13 +56,6 @@ def to_grid(x: Tensor, side: int) -> Tensor:
     if x.shape[2] != side or x.shape[3] != side:
         x = F.interpolate(x, [side, side], mode="bilinear", align_corners=False)
     return x.permute(0, 2, 3, 1)
-
-
-@register_notrace_function
-def pad_to_even(x: Tensor) -> Tensor:
-    """Zero-pads `[B, H, W, C]` at the bottom and right to even sizes."""
-    height, width = x.shape[1], x.shape[2]
-    return F.pad(x, [0, 0, 0, width % 2, 0, height % 2]) if height % 2 or width % 2 else x
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
@@ -107,7 +101,7 @@ class PatchMerge(nn.Module):
 
     def forward(self, state: State) -> State:
         x, tokens = state
-        x = pad_to_even(x)
+        x = pad_to_multiple(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         parts = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
         shortcut = self.shortcut(torch.stack(parts).amax(0))
         x = self.reduction(self.norm(torch.cat(parts, dim=-1))) + shortcut

@@ -16,13 +16,13 @@ from timm.layers import (
     Mlp,
     calculate_drop_path_rates,
     get_norm_layer,
-    register_notrace_function,
     trunc_normal_,
 )
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from torch import Tensor, nn
 
 from visionattn.layers import SoftmaxFreeAttention, TokenHead
+from visionattn.layers.positions import resize_positions
 from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone, Stage
 from visionattn.models._family import OutputNorms
@@ -35,19 +35,6 @@ HEAD_DIM = 32
 GRIDS = (56, 28, 14, 7)  # of the position embeddings, at any input size
 LANDMARK_STRIDES = (8, 4, 2)
 LOCAL_KERNELS = (9, 5, 3)
-
-
-@register_notrace_function  # compares sizes, which a symbolic trace can't
-def resize_positions(table: Tensor, grid: int, height: int, width: int) -> Tensor:
-    """Position embeddings `[1, grid * grid, C]` as `[1, height, width, C]`, resized bilinearly where it differs."""
-    table = table.unflatten(1, [grid, grid])
-    if height == grid and width == grid:
-        return table
-    wide = table.permute(0, 3, 1, 2)
-    wide = wide if wide.dtype == torch.float64 else wide.float()
-    return (
-        F.interpolate(wide, [height, width], mode="bilinear", align_corners=False).permute(0, 2, 3, 1).to(table.dtype)
-    )
 
 
 class ConvEmbed(nn.Module):
@@ -82,10 +69,13 @@ class ConvEmbed(nn.Module):
         """Initializes the position embeddings; the convolutions are modules of their own."""
         trunc_normal_(self.pos_embed, std=0.02)
 
+    def _positions(self, table: Tensor, x: Tensor) -> Tensor:
+        return resize_positions(table, self.grid, self.grid, x.shape[1], x.shape[2], "bilinear")
+
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.channels_first else x.permute(0, 3, 1, 2)
         x = self.proj(x).permute(0, 2, 3, 1)
-        return self.drop(x + resize_positions(self.pos_embed, self.grid, x.shape[1], x.shape[2]))
+        return self.drop(x + self._positions(self.pos_embed, x))
 
 
 class TokenEmbed(ConvEmbed):
@@ -106,7 +96,7 @@ class TokenEmbed(ConvEmbed):
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         first, rest = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        x = (x + resize_positions(rest, self.grid, x.shape[1], x.shape[2])).flatten(1, 2)
+        x = (x + self._positions(rest, x)).flatten(1, 2)
         return torch.cat([(self.cls_token + first).to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
 
 
