@@ -38,8 +38,8 @@ def taps(model, x):
     return taps
 
 
-# Parameters and billions of multiply-accumulates as the released code spends them. Its normalized models spend more: the
-# products that its search for a start takes, 6 to 8 per block, depend on the image.
+# Parameters and billions of multiply-accumulates as the released code spends them. Its normalized models spend more:
+# the products that its search for a start takes, 6 to 8 per block, depend on the image.
 PUBLISHED = {
     "tiny": (13_069_056, 2.220943),
     "small": (38_858_462, 7.716822),
