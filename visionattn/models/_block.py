@@ -5,6 +5,8 @@ from typing import Callable, Optional
 from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
 from torch import Tensor, nn
 
+from visionattn.utils.fuse import fold_layer_scale
+
 __all__ = ["Block", "init_module"]
 
 
@@ -38,6 +40,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+    def fuse(self) -> nn.Module:
+        """Folds the layer scales into the projections before them; see `visionattn.fuse`."""
+        self.ls1 = fold_layer_scale(self.attn.proj, self.ls1)
+        self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2)
+        return self
 
 
 def init_module(module: nn.Module) -> None:

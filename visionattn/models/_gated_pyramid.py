@@ -25,6 +25,7 @@ from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone, Stage
 from visionattn.models._family import OutputNorms
 from visionattn.ops import reference
+from visionattn.utils.fuse import scale_outputs
 
 __all__ = ["OUTPUT_NORMS", "VARIANTS", "GatedPyramid", "checkpoint_filter_fn"]
 
@@ -146,6 +147,27 @@ class Block(nn.Module):
         x = x + self.pos(x)
         x = x + self.drop_path1(self.gamma_1 * self.attn(self.norm1(x), angle))
         return x + self.drop_path2(self.gamma_2 * self.ffn(self.norm2(x)))
+
+    def fuse(self) -> nn.Module:
+        """The same function in eval mode without layer scales; see `visionattn.fuse`."""
+        return FusedBlock(self)
+
+
+class FusedBlock(nn.Module):
+    """A block in eval mode, its layer scales folded into the projections before them."""
+
+    def __init__(self, block: Block):
+        super().__init__()
+        self.pos, self.norm1, self.attn, self.norm2, self.ffn = (
+            getattr(block, name) for name in ("pos", "norm1", "attn", "norm2", "ffn")
+        )
+        scale_outputs(self.attn.proj, block.gamma_1.detach().flatten())
+        scale_outputs(self.ffn.fc2, block.gamma_2.detach().flatten())
+
+    def forward(self, x: Tensor, angle: Tensor) -> Tensor:
+        x = x + self.pos(x)
+        x = x + self.attn(self.norm1(x), angle)
+        return x + self.ffn(self.norm2(x))
 
 
 class RotaryStage(Stage):

@@ -30,7 +30,7 @@ from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone, Stage
 from visionattn.models._family import OutputNorms
 from visionattn.models._variants import imagenet_cfg, register_variants
-from visionattn.utils.fuse import scale_outputs
+from visionattn.utils.fuse import fold_layer_scale
 
 __all__ = ["AttNet", "checkpoint_filter_fn", "infer_arguments"]
 
@@ -121,10 +121,8 @@ class Block(nn.Module):
 
     def fuse(self) -> nn.Module:
         """Folds the layer scales into the projections before them; see `visionattn.fuse`."""
-        if isinstance(self.ls1, LayerScale2d):
-            scale_outputs(self.attn.proj, self.ls1.gamma.detach())
-            scale_outputs(self.mlp.fc2, self.ls2.gamma.detach())
-            self.ls1, self.ls2 = nn.Identity(), nn.Identity()
+        self.ls1 = fold_layer_scale(self.attn.proj, self.ls1)
+        self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2)
         return self
 
 

@@ -35,6 +35,7 @@ from visionattn.models._backbone import Backbone
 from visionattn.models._family import OutputNorms
 from visionattn.models._inputs import pad_to_multiple
 from visionattn.models._variants import imagenet_cfg, register_variants
+from visionattn.utils.fuse import fold_batch_norm
 
 __all__ = ["DualTokenViT", "checkpoint_filter_fn"]
 
@@ -85,6 +86,13 @@ class Stem(nn.Module):
         x = self.act(self.bn3(self.conv3(x)))
         x = self.act(self.bn4(self.conv4(x)))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+    def fuse(self) -> nn.Module:
+        """Folds the batch norms into the convolutions; see `visionattn.fuse`."""
+        for i in range(1, 5):
+            fold_batch_norm(getattr(self, f"conv{i}"), getattr(self, f"bn{i}"))
+            setattr(self, f"bn{i}", nn.Identity())
+        return self
 
 
 class PatchMerge(nn.Module):

@@ -30,6 +30,7 @@ from visionattn.models._backbone import Backbone, Stage
 from visionattn.models._family import OutputNorms
 from visionattn.models._inputs import pad_to_multiple
 from visionattn.models._variants import imagenet_cfg, register_variants
+from visionattn.utils.fuse import fold_layer_scale
 
 __all__ = ["Flowformer", "checkpoint_filter_fn"]
 
@@ -94,6 +95,11 @@ class FlowBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x).flatten(1, 2)).reshape(x.shape))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+    def fuse(self) -> nn.Module:
+        """Folds the layer scale into the projection before it; see `visionattn.fuse`."""
+        self.ls2 = fold_layer_scale(self.mlp.fc2, self.ls2)
+        return self
 
 
 class Flowformer(Backbone):

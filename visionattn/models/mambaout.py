@@ -10,7 +10,6 @@ Source: MambaOut: Do We Really Need Mamba for Vision? (Yu and Wang, CVPR 2025, a
 from functools import partial
 from typing import Any, Dict
 
-from timm.layers import LayerScale
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models import mambaout as upstream
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from visionattn.models import _checkpoint
 from visionattn.models._family import OutputNorms
 from visionattn.models._variants import imagenet_cfg, register_variants
-from visionattn.utils.fuse import fold, scale_outputs
+from visionattn.utils.fuse import fold, fold_layer_scale
 
 __all__ = ["checkpoint_filter_fn"]
 
@@ -35,9 +34,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: nn.Module) -> Dict[s
 
 @fold.register
 def _(block: upstream.GatedConvBlock) -> nn.Module:
-    if isinstance(block.ls, LayerScale):
-        scale_outputs(block.fc2, block.ls.gamma.detach())
-        block.ls = nn.Identity()
+    block.ls = fold_layer_scale(block.fc2, block.ls)
     return block
 
 

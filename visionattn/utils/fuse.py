@@ -6,11 +6,11 @@ from functools import singledispatch
 from typing import Optional, Tuple, Union
 
 import torch
-from timm.layers import BatchNormAct2d, ConvNormAct
+from timm.layers import BatchNormAct2d, ConvNormAct, LayerScale, LayerScale2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["batch_norm_affine", "fold", "fold_batch_norm", "fuse", "scale_inputs", "scale_outputs"]
+__all__ = ["batch_norm_affine", "fold", "fold_batch_norm", "fold_layer_scale", "fuse", "scale_inputs", "scale_outputs"]
 
 Layer = Union[nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d]
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -86,6 +86,14 @@ def batch_norm_affine(norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
 def fold_batch_norm(layer: Layer, norm: _BatchNorm) -> None:
     """Puts `norm`, which follows `layer`, into it."""
     scale_outputs(layer, *batch_norm_affine(norm))
+
+
+def fold_layer_scale(layer: Layer, scale: nn.Module) -> nn.Module:
+    """Puts `scale`, which follows `layer`, into it if it is a layer scale; returns what is left of it."""
+    if not isinstance(scale, (LayerScale, LayerScale2d)):
+        return scale
+    scale_outputs(layer, scale.gamma.detach())
+    return nn.Identity()
 
 
 def scale_outputs(layer: Layer, scale: Tensor, shift: Optional[Tensor] = None) -> None:
