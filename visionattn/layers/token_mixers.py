@@ -4,6 +4,7 @@ All take tokens `[B, N, C]`: `num_prefix` tokens (class token, registers), then 
 have timm's parameter names `qkv` and `proj`, so that a ViT's weights load; only a mixer's own parameters are new.
 """
 
+from collections import OrderedDict
 from typing import Any, Optional, Sequence, Tuple
 
 import torch
@@ -173,27 +174,27 @@ class LinearAttention(TokenMixer):
 
 
 class _HedgehogMap(nn.Module):
-    """Learned map of the features, `weight` `[heads, d, features]`; with `joint`, one with a bias for all heads."""
+    """Learned map of the features, `layer` `[heads, d, features]`; with "joint", one with a bias for all heads."""
 
     def __init__(self, num_heads: int, dim: int, features: int, activation: str, skip: bool, device=None, dtype=None):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
         self.activation, self.skip = activation, skip
         heads = 1 if activation == "joint" else num_heads
-        self.weight = nn.Parameter(torch.empty(heads, dim, features, **dd))
+        self.layer = nn.Parameter(torch.empty(heads, dim, features, **dd))
         self.bias = nn.Parameter(torch.empty(1, features, **dd)) if activation == "joint" else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Identity; zero beside a skip connection."""
         with torch.no_grad():
-            identity = torch.eye(*self.weight.shape[1:], dtype=self.weight.dtype, device=self.weight.device)
-            self.weight.copy_(torch.zeros_like(identity) if self.skip else identity)
+            identity = torch.eye(*self.layer.shape[1:], dtype=self.layer.dtype, device=self.layer.device)
+            self.layer.copy_(torch.zeros_like(identity) if self.skip else identity)
             if self.bias is not None:
                 self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.hedgehog_features(x, self.weight, self.bias, self.activation, self.skip)
+        return ops.hedgehog_features(x, self.layer, self.bias, self.activation, self.skip)
 
 
 class HedgehogAttention(TokenMixer):
@@ -222,8 +223,11 @@ class HedgehogAttention(TokenMixer):
     ):
         super().__init__(*args, device=device, dtype=dtype, **kwargs)
         shape = (self.num_heads, self.head_dim, features or self.head_dim, activation, skip)
-        self.feature_map_q = _HedgehogMap(*shape, device, dtype)
-        self.feature_map_k = self.feature_map_q if tied else _HedgehogMap(*shape, device, dtype)
+        # LoLCATs' names: feature_map_q.mlp.layer
+        self.feature_map_q = nn.Sequential(OrderedDict(mlp=_HedgehogMap(*shape, device, dtype)))
+        self.feature_map_k = self.feature_map_q
+        if not tied:
+            self.feature_map_k = nn.Sequential(OrderedDict(mlp=_HedgehogMap(*shape, device, dtype)))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, size: Tuple[int, int], num_prefix: int) -> Tensor:
         return ops.hedgehog_attention(self.feature_map_q(query), self.feature_map_k(key), value)
