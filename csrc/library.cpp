@@ -42,4 +42,12 @@ STABLE_TORCH_LIBRARY(visionattn, m) {
       "-> Tensor");
   // Sum of attention over batch and queries by relative position: [H, 2 * kernel_size - 1, ...].
   m.def("neighborhood_rpb_gradient(Tensor attention, int[] kernel_size, int[] dilation, int[] is_causal) -> Tensor");
+
+  // Over the last axis of a contiguous input [*, C]; weight, bias [C] and statistics are float32. Returns the output in
+  // `dtype`, mean and 1 / standard deviation; its backward pass the gradients of input, weight and bias. CUDA only.
+  m.def(
+      "layer_norm(Tensor input, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "layer_norm_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor mean, Tensor rstd) -> "
+      "(Tensor, Tensor, Tensor)");
 }

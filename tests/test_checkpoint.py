@@ -176,7 +176,7 @@ def _widened(weights):
         (dict, "nat_tiny", ValueError, "missing: stages.2.blocks.6.norm1.weight"),
         (dict, "dinat_small", ValueError, "of another shape"),
         (dict, "dinat_s_tiny", ValueError, "not of this model"),
-        (dict, "nat_isotropic_small", ValueError, "missing: .*patch_embed"),
+        (dict, "nat_isotropic_small", ValueError, "missing: .*stem"),
         (lambda w: {}, "nat_mini", ValueError, "holds no weights"),
         (lambda w: {"optimizer": {}, "epoch": 1}, "nat_mini", ValueError, "its keys are .*optimizer"),
         (lambda w: list(w.values()), "nat_mini", TypeError, "state_dict must be a dict of tensors, got list"),

@@ -2,6 +2,7 @@
 
 from visionattn.layers.attentive_conv import AttentiveConv, AttentiveConv2d
 from visionattn.layers.conv_norm import ConvNorm
+from visionattn.layers.layer_norm import LayerNorm
 from visionattn.layers.neighborhood_attention import (
     NeighborhoodAttention1D,
     NeighborhoodAttention2D,
@@ -29,6 +30,7 @@ __all__ = [
     "FlowAttention",
     "FocusedLinearAttention",
     "HedgehogAttention",
+    "LayerNorm",
     "LiTAttention",
     "LinearAttention",
     "MobileAttention",

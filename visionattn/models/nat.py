@@ -19,13 +19,12 @@ from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from visionattn.layers import NeighborhoodAttention2D
+from visionattn.layers import LayerNorm, NeighborhoodAttention2D
 from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone, Stage
 from visionattn.models._block import Block
 from visionattn.models._dilation import Dilations, resolve_dilations
 from visionattn.models._family import OutputNorms
-from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["NAT", "checkpoint_filter_fn"]
@@ -122,7 +121,7 @@ class NAT(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         act_layer: LayerType = "gelu",
-        norm_layer: LayerType = nn.LayerNorm,
+        norm_layer: LayerType = LayerNorm,
         device=None,
         dtype=None,
     ):
@@ -195,7 +194,7 @@ class NAT(Backbone):
         return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
 
     def _embed(self, x: Tensor) -> Tensor:
-        return self.pos_drop(self.stem(check_images(x, self.in_chans)))
+        return self.pos_drop(self._stem(x))
 
 
 # Names of the papers' code, then of its Hugging Face port, to ours. A stage's downsampling moves to the next stage.

@@ -24,11 +24,10 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
-from visionattn.layers import NeighborhoodAttention2D
+from visionattn.layers import LayerNorm, NeighborhoodAttention2D
 from visionattn.models import _checkpoint
 from visionattn.models._backbone import Backbone
 from visionattn.models._block import Block
-from visionattn.models._inputs import check_images
 from visionattn.models._variants import imagenet_cfg, register_variants
 
 __all__ = ["IsotropicNAT", "RelativeBiasAttention", "checkpoint_filter_fn"]
@@ -180,7 +179,7 @@ class IsotropicNAT(Backbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         act_layer: LayerType = "gelu",
-        norm_layer: LayerType = nn.LayerNorm,
+        norm_layer: LayerType = LayerNorm,
         device=None,
         dtype=None,
     ):
@@ -196,7 +195,7 @@ class IsotropicNAT(Backbone):
         self.num_features = embed_dim
         self.grad_checkpointing = False
 
-        self.patch_embed = PatchEmbed(
+        self.stem = PatchEmbed(
             None, patch_size, in_chans, embed_dim, norm_layer=norm_layer, output_fmt="NHWC", dynamic_img_pad=True, **dd
         )
         self.pos_drop = nn.Dropout(pos_drop_rate)
@@ -252,7 +251,7 @@ class IsotropicNAT(Backbone):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
         """Parameter groups by depth, for layer-wise learning rates."""
-        return dict(stem=r"^patch_embed", blocks=[(r"^blocks\.(\d+)", None), (r"^norm", (99999,))])
+        return dict(stem=r"^stem", blocks=[(r"^blocks\.(\d+)", None), (r"^norm", (99999,))])
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -260,7 +259,7 @@ class IsotropicNAT(Backbone):
         self.grad_checkpointing = enable
 
     def _embed(self, x: Tensor) -> Tensor:
-        return self.pos_drop(self.patch_embed(check_images(x, self.in_chans)))
+        return self.pos_drop(self._stem(x))
 
     def forward_intermediates(
         self,
@@ -326,7 +325,11 @@ class IsotropicNAT(Backbone):
         return self.norm(x)
 
 
-_RENAMES = ((r"^layers\.(\d+)\.", r"blocks.\1."), (r"^head\.(weight|bias)$", r"head.fc.\1"))
+_RENAMES = (
+    (r"^patch_embed\.", r"stem."),
+    (r"^layers\.(\d+)\.", r"blocks.\1."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
 
 
 def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
@@ -339,7 +342,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: nn.Module) -> Dic
 _cfg = partial(
     imagenet_cfg,
     reduction=16,
-    first_conv="patch_embed.proj",
+    first_conv="stem.proj",
     license="mit",
     origin_url="https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
 )

@@ -12,6 +12,7 @@ from visionattn.ops.focused_linear_attention import (
 )
 from visionattn.ops.gaussian_attention import gaussian_attention, gaussian_kernel
 from visionattn.ops.hedgehog_attention import hedgehog_attention, hedgehog_distillation_loss, hedgehog_features
+from visionattn.ops.layer_norm import layer_norm
 from visionattn.ops.linear_attention import (
     clamped_linear_attention,
     linear_attention,
@@ -40,6 +41,7 @@ __all__ = [
     "hedgehog_attention",
     "hedgehog_distillation_loss",
     "hedgehog_features",
+    "layer_norm",
     "linear_attention",
     "lit_attention",
     "magnitude_aware_linear_attention",

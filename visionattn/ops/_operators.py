@@ -56,6 +56,11 @@ def dispatch(name: str, backend: str, *args: Any) -> Any:
             with torch.autocast(x.device.type, enabled=False):
                 return function(*args)
         return function(*args)
+    return run_compiled(name, *args)
+
+
+def run_compiled(name: str, *args: Any) -> Any:
+    """Runs a compiled operator on checked arguments that are in their final dtype."""
     operator = getattr(torch.ops.visionattn, name).default
     if torch.compiler.is_compiling():
         return operator(*args)
@@ -76,7 +81,7 @@ def _below_autograd(operator: Any, *args: Any) -> Any:
 _EAGER: dict[str, type[torch.autograd.Function]] = {}
 
 
-def _register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
+def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
     """Gives an operator its gradient: under tracing and for direct calls, and for eager calls by `dispatch`."""
     torch.library.register_autograd(f"visionattn::{name}", backward, setup_context=setup_context)
     operator = getattr(torch.ops.visionattn, name).default
@@ -90,7 +95,7 @@ def _register_autograd(name: str, backward: Callable, setup_context: Callable) -
     _EAGER[name] = type(name, (torch.autograd.Function,), methods)
 
 
-def _run_backward(name: str, *args: Any) -> Any:
+def run_backward(name: str, *args: Any) -> Any:
     """Calls an operator within a backward pass; only one that is itself recorded needs autograd."""
     operator = getattr(torch.ops.visionattn, name).default
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
@@ -176,11 +181,11 @@ def _attention_autograd(name: str, tensors: int) -> None:
         grads = [None] * tensors
         if grad_output is not None or grad_lse is not None:
             grad_output = torch.zeros_like(output) if grad_output is None else grad_output
-            grads = _run_backward(f"{name}_backward", grad_output, grad_lse, *inputs, output, lse, *ctx.area_and_scale)
+            grads = run_backward(f"{name}_backward", grad_output, grad_lse, *inputs, output, lse, *ctx.area_and_scale)
             grads = [None if x is None else grad for x, grad in zip(inputs, grads)]
         return (*grads, *(None,) * len(ctx.area_and_scale))
 
-    _register_autograd(name, backward, setup_context)
+    register_autograd(name, backward, setup_context)
 
 
 # Unfused neighborhood attention: the gradient of each operator is made of the others --------------------------------
@@ -214,9 +219,9 @@ def _qk_backward(ctx, grad):
     query, key = ctx.saved_tensors
     need_query, need_key, need_rpb = ctx.needs_input_grad[:3]
     return (
-        _run_backward("neighborhood_av", grad, key, *ctx.area) if need_query else None,
-        _run_backward("neighborhood_av_transposed", grad, query, *ctx.area) if need_key else None,
-        _run_backward("neighborhood_rpb_gradient", grad, *ctx.area) if ctx.has_rpb and need_rpb else None,
+        run_backward("neighborhood_av", grad, key, *ctx.area) if need_query else None,
+        run_backward("neighborhood_av_transposed", grad, query, *ctx.area) if need_key else None,
+        run_backward("neighborhood_rpb_gradient", grad, *ctx.area) if ctx.has_rpb and need_rpb else None,
         *(None,) * len(ctx.area),
     )
 
@@ -231,10 +236,10 @@ def _av_backward(ctx, grad):
     grad_attention = None
     if ctx.needs_input_grad[0]:
         # Slots outside the window come out as -inf; they have no gradient.
-        grad_attention = _run_backward("neighborhood_qk", grad, value, None, *ctx.area)
+        grad_attention = run_backward("neighborhood_qk", grad, value, None, *ctx.area)
         grad_attention = grad_attention.masked_fill(grad_attention == float("-inf"), 0.0)
     grad_value = (
-        _run_backward("neighborhood_av_transposed", attention, grad, *ctx.area) if ctx.needs_input_grad[1] else None
+        run_backward("neighborhood_av_transposed", attention, grad, *ctx.area) if ctx.needs_input_grad[1] else None
     )
     return (grad_attention, grad_value, *(None,) * len(ctx.area))
 
@@ -253,8 +258,8 @@ if _library.HAS_OPERATORS:
         torch.library.register_fake(f"visionattn::{_name}", _fake)
     _attention_autograd("neighborhood_attention", tensors=6)
     _attention_autograd("neighborhood_attention_qkv", tensors=2)
-    _register_autograd("neighborhood_qk", _qk_backward, _qk_setup)
-    _register_autograd("neighborhood_av", _av_backward, _av_setup)
+    register_autograd("neighborhood_qk", _qk_backward, _qk_setup)
+    register_autograd("neighborhood_av", _av_backward, _av_setup)
     for _name in (
         "neighborhood_attention_backward",
         "neighborhood_attention_qkv_backward",

@@ -13,7 +13,7 @@ CLASSIFICATION = sorted(path.stem for path in (FIXTURES / "dinat").glob("*.json"
 
 def taps(model, x):
     taps = {}
-    hooks = {"stem": getattr(model, "stem", None) or model.patch_embed}
+    hooks = {"stem": model.stem}
     for i, stage in enumerate(getattr(model, "stages", [])[1:]):
         hooks[f"down{i}"] = stage.downsample
     handles = [
