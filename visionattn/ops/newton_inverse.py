@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ def newton_inverse(
             converge. Its gradient is that of the iteration.
         max_iter: Iterations.
         normalize: Whether to scale rows and columns by `matrix.sum(-1) ** -0.5`, as SOFT++ does.
-        backend: `"auto"`: one Triton kernel on CUDA where the matrices fit it, else plain PyTorch; `"reference"`: plain
+        backend: `"auto"`: a Triton kernel on CUDA for m up to 128, else plain PyTorch; `"reference"`: plain
             PyTorch; `"triton"`: the kernel, or NotImplementedError.
 
     Returns:
@@ -62,9 +64,16 @@ def newton_inverse(
 
 
 def _fake(matrix: Tensor, method: str, max_iter: int, normalize: bool) -> tuple[Tensor, ...]:
-    return (torch.empty_like(matrix),)
+    wide = matrix.new_empty(matrix.shape, dtype=torch.float32)
+    return matrix.new_empty(matrix.shape), wide, wide.new_empty(1)
 
 
+def _limits(matrix: Tensor, *rest: object) -> Optional[str]:
+    size = matrix.shape[-1]
+    return f"the matrices are {size} x {size}, above {_LARGEST}" if size > _LARGEST else None
+
+
+_LARGEST = 128  # of the kernels
 _OPERATOR = TritonOperator(
-    "newton_inverse", "Tensor matrix, str method, int max_iter, bool normalize", _fake, saved=0, kept=(0,)
+    "newton_inverse", "Tensor matrix, str method, int max_iter, bool normalize", _fake, 2, _limits, kept=(0,)
 )

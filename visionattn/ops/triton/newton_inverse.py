@@ -1,0 +1,183 @@
+"""Kernels of `visionattn.ops.newton_inverse`: a program holds one matrix and runs all iterations on it."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["backward", "forward"]
+
+STARTS = 11  # steps that the global start chooses from
+
+
+@triton.jit
+def _load(pointer, m, offset, M: tl.constexpr):
+    rows, columns = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
+    mask = (rows < m) & (columns < m)
+    return tl.load(pointer + offset * m * m + rows * m + columns, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _store(pointer, x, m, offset, M: tl.constexpr):
+    rows, columns = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
+    x = x.to(pointer.dtype.element_ty)
+    tl.store(pointer + offset * m * m + rows * m + columns, x, mask=(rows < m) & (columns < m))
+
+
+@triton.jit
+def _identity(m, M: tl.constexpr):
+    rows, columns = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
+    return tl.where((rows == columns) & (rows < m), 1.0, 0.0)
+
+
+@triton.jit
+def _dot(x, y, PRECISION: tl.constexpr):
+    return tl.dot(x, y, input_precision=PRECISION)
+
+
+@triton.jit
+def _degree(matrix, m, M: tl.constexpr):
+    """Reciprocal square roots of the row sums, zero outside the matrix."""
+    return tl.where(tl.arange(0, M) < m, tl.rsqrt(tl.sum(matrix, 1)), 0.0)
+
+
+@triton.jit
+def largest_rows(matrix, largest, m, M: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64)
+    tl.store(largest + index, tl.max(tl.sum(_load(matrix, m, index, M), 1), 0))
+
+
+@triton.jit
+def residuals(matrix, largest, residual, m, STARTS: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr):
+    """Largest column sum of `|I - P V|` of one matrix, for every step that the start may take."""
+    index = tl.program_id(0).to(tl.int64)
+    x = _load(matrix, m, index, M)
+    square = _dot(x, x, PRECISION)
+    identity = _identity(m, M)
+    step = 2.0 / (tl.load(largest) * tl.load(largest))
+    for i in range(STARTS):
+        column_sums = tl.sum(tl.abs(identity - square * step), 0)
+        tl.store(residual + index * STARTS + i, tl.max(column_sums, 0))
+        step = step / 2
+
+
+@triton.jit
+def invert(
+    matrix, out, inverse, start, m, iterations,
+    GLOBAL: tl.constexpr, NORMALIZE: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The result, the inverse before its normalization, and the step of one matrix."""
+    index = tl.program_id(0).to(tl.int64)
+    x = _load(matrix, m, index, M)
+    p = x
+    if GLOBAL:
+        step = tl.load(start)
+    else:
+        largest = tl.max(tl.sum(x, 1), 0)
+        step = 1.8 / (largest * largest)
+        p = x + 0.01 * _identity(m, M)
+    v = step * p
+    for _ in range(iterations):
+        v = 2.0 * v - _dot(_dot(v, p, PRECISION), v, PRECISION)
+    _store(inverse, v, m, index, M)
+    if NORMALIZE:
+        degree = _degree(x, m, M)
+        v = degree[:, None] * v * degree[None, :]
+    _store(out, v, m, index, M)
+
+
+@triton.jit
+def differentiate(
+    grad, matrix, inverse, start, history, grad_matrix, grad_start, m, iterations,
+    GLOBAL: tl.constexpr, NORMALIZE: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of one matrix, and of the step where all matrices share it."""
+    index = tl.program_id(0).to(tl.int64)
+    g = _load(grad, m, index, M)
+    x = _load(matrix, m, index, M)
+    total = tl.zeros((M, M), tl.float32)
+    if NORMALIZE:
+        v = _load(inverse, m, index, M)
+        degree = _degree(x, m, M)
+        weighted = g * v
+        grad_degree = tl.sum(weighted * degree[None, :], 1) + tl.sum(weighted * degree[:, None], 0)
+        total += (-0.5 * degree * degree * degree * grad_degree)[:, None]
+        g = degree[:, None] * g * degree[None, :]
+    if GLOBAL:
+        # Once more forward, leaving every iterate behind.
+        step = tl.load(start)
+        v = step * x
+        for i in range(iterations):
+            _store(history, v, m, index * iterations + i, M)
+            v = 2.0 * v - _dot(_dot(v, x, PRECISION), v, PRECISION)
+        tl.debug_barrier()  # other threads read what these wrote
+        for i in range(iterations):
+            v = _load(history, m, index * iterations + (iterations - 1 - i), M)
+            transposed = tl.trans(v)
+            vg = _dot(transposed, g, PRECISION)
+            total -= _dot(vg, transposed, PRECISION)
+            right = _dot(_dot(g, transposed, PRECISION), tl.trans(x), PRECISION)
+            g = 2.0 * g - right - _dot(tl.trans(x), vg, PRECISION)
+        total += step * g
+        tl.store(grad_start + index, tl.sum(tl.sum(g * x, 1), 0))
+    else:
+        transposed = tl.trans(_load(inverse, m, index, M))
+        total -= _dot(_dot(transposed, g, PRECISION), transposed, PRECISION)
+    _store(grad_matrix, total, m, index, M)
+
+
+def _options(m: int, for_backward: bool = False) -> dict:
+    width = max(16, triton.next_power_of_2(m))
+    return dict(M=width, PRECISION="tf32x3", num_warps=4 if width <= 64 else 8)
+
+
+def forward(matrix: Tensor, method: str, max_iter: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    m = matrix.shape[-1]
+    matrices = matrix.reshape(-1, m, m).contiguous()
+    count = matrices.shape[0]
+    out = matrix.new_empty(matrix.shape)
+    inverse = matrix.new_empty(matrix.shape, dtype=torch.float32)
+    options = _options(m)
+    shared = method == "global"
+    start = _global_start(matrices, options) if shared else inverse.new_empty(1)
+    invert[(count,)](matrices, out, inverse, start, m, max_iter, GLOBAL=shared, NORMALIZE=normalize, **options)
+    return out, inverse, start
+
+
+def _global_start(matrices: Tensor, options: dict) -> Tensor:
+    """The step that all matrices share, found without asking the host."""
+    count, m = matrices.shape[:2]
+    largest = matrices.new_empty(count, dtype=torch.float32)
+    largest_rows[(count,)](matrices, largest, m, M=options["M"])
+    largest = largest.amax(0, keepdim=True)
+    residual = largest.new_empty((count, STARTS))
+    residuals[(count,)](matrices, largest, residual, m, STARTS=STARTS, **options)
+    halvings = (residual.amax(0)[:-1] > 1.01).cumprod(0).sum()
+    return 2.0 / largest.square() * torch.exp2(-halvings)
+
+
+def backward(
+    grad: Tensor, matrix: Tensor, method: str, max_iter: int, normalize: bool, inverse: Tensor, start: Tensor
+) -> tuple[Tensor]:
+    m = matrix.shape[-1]
+    matrices = matrix.reshape(-1, m, m).contiguous()
+    count = matrices.shape[0]
+    shared = method == "global"
+    grads = grad.reshape(-1, m, m).contiguous()
+    grad_matrix = torch.empty_like(matrices, dtype=torch.float32)
+    grad_start = inverse.new_empty(count)
+    history = inverse.new_empty((count, max_iter, m, m) if shared else (1,))
+    differentiate[(count,)](
+        grads, matrices, inverse, start, history, grad_matrix, grad_start, m, max_iter, GLOBAL=shared,
+        NORMALIZE=normalize, **_options(m, for_backward=True),
+    )  # fmt: skip
+    if shared:
+        # The step is 2 / (largest row sum)^2, halved: what it owes goes to the largest rows.
+        rows = matrices.float().sum(-1)
+        largest = rows.amax()
+        at_most = rows == largest
+        share = -2.0 * start * grad_start.sum() / (largest * at_most.sum())
+        grad_matrix = grad_matrix + (share * at_most).unsqueeze(-1)
+    return (grad_matrix.to(matrix.dtype).reshape(matrix.shape),)
