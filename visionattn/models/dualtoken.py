@@ -393,7 +393,7 @@ class DualTokenViT(Backbone):
             merge = PatchMerge(dims[i - 1], dim, norm_layer, **dd) if i else NoMerge()
             stages.append(DualStage(merge, blocks))
             self.feature_info.append(dict(num_chs=dim, reduction=8 * 2**i, module=f"stages.{i}"))
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.ModuleList(stages)  # a Sequential takes no pair in TorchScript
         self.num_features = dims[-1]
         self.norm = norm_layer(self.num_features, **dd)
         self.head = ClassifierHead(
@@ -431,7 +431,7 @@ class DualTokenViT(Backbone):
     def forward_features(self, x: Tensor) -> Tensor:
         """`[B, in_chans, H, W]` to the normed final map, in the network's own layout."""
         state = self._embed(x)
-        for stage in self.stages:  # a Sequential takes no pair in TorchScript
+        for stage in self.stages:
             state = stage(state)
         return self._finish(state)
 

@@ -45,6 +45,7 @@ class PatchStem(nn.Module):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
         self.grid = grid
+        self.patch_size = PATCH
         self.proj = nn.Conv2d(in_chans, dim, PATCH, PATCH, **dd)
         self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim, **dd))
         self.reset_parameters()
@@ -54,7 +55,7 @@ class PatchStem(nn.Module):
         trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.proj(pad_to_multiple(x, PATCH)).permute(0, 2, 3, 1)
+        x = self.proj(pad_to_multiple(x, self.patch_size)).permute(0, 2, 3, 1)
         return x + resize_positions(self.pos_embed, self.grid[0], self.grid[1], x.shape[1], x.shape[2], "bicubic")
 
 
@@ -229,7 +230,7 @@ _cfg = partial(
 )
 VARIANTS = {
     "flowformer": dict(depths=(3, 3, 10, 3), dims=(96, 192, 384, 768)),
-    "flowformer_test": dict(depths=(1, 1, 2, 1), dims=(24, 48, 64, 96), num_heads=4, mlp_ratio=2.0, img_size=64),
+    "flowformer_test": dict(depths=(1, 1, 2, 1), dims=(32, 48, 64, 96), num_heads=4, mlp_ratio=2.0, img_size=64),
 }
 PUBLISHED_TOP1 = {"flowformer": 80.6}
 default_cfgs = generate_default_cfgs({"flowformer.in1k": _cfg(), "flowformer_test": _cfg()})
