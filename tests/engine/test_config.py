@@ -23,7 +23,7 @@ def test_recipe(path):
         transform = config[key].dataset.transform
         assert transform.is_training == (key == "train_dataloader")
         create_transform(**transform)
-    assert train.sampler.group == train.batch_size
+    assert train.sampler.group == train.batch_size * config.optim_wrapper.get("accumulative_counts", 1)
     assert config.param_scheduler[-1].end in (config.train_cfg.max_epochs, config.train_cfg.max_epochs - 10)
     assert config.work_dir.endswith(path.stem)
     assert not [key for key in config if key.startswith("_")]
@@ -58,6 +58,13 @@ def test_every_variant_has_a_recipe():
         (
             "l2vit/l2vit_base_384",
             {"drop_path": 0.2, "lr": 4e-5, "decay": 1e-8, "epochs": 30, "size": 384, "crop": 1.0},
+        ),
+        ("van/van_b3", {"drop_path": 0.2, "lr": 1e-3, "decay": 0.05, "epochs": 310, "size": 224, "crop": 0.9}),
+        ("van/van_b6", {"drop_path": 0.3, "lr": 5e-5, "decay": 1e-8, "epochs": 30, "size": 224, "crop": 0.875}),
+        ("attnet/attnet_s", {"drop_path": 0.05, "lr": 4e-3, "decay": 0.025, "epochs": 310, "size": 224, "crop": 0.875}),
+        (
+            "mambaout/mambaout_base",
+            {"drop_path": 0.6, "lr": 4e-3, "decay": 0.05, "epochs": 310, "size": 224, "crop": 1.0},
         ),
         ("nat/vitrpb_base", {"drop_path": 0.4, "lr": 1e-3, "decay": 0.05, "epochs": 310, "size": 224, "crop": 0.875}),
     ],

@@ -1,0 +1,9 @@
+"""VAN-B3 on ImageNet-1k, 224x224."""
+
+_base_ = [
+    "../../_base_/datasets/in1k.py",
+    "../../_base_/schedules/in1k_300e_van.py",
+    "../../_base_/runtime/default.py",
+]
+
+model = dict(name="van_b3", model_args=dict(drop_path_rate=0.2))
