@@ -46,6 +46,7 @@ class TritonOperator:
         reasons: Called with the arguments: why the kernels can't serve them, or None. Asked about shapes only.
         kept: Positions of tensor arguments that autocast leaves as they are.
         plain: What `"auto"` runs where the kernels can't serve; the reference by default.
+        saves_output: Whether backward also gets the output, before what else was saved.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class TritonOperator:
         reasons: Optional[Callable[..., Optional[str]]] = None,
         kept: Sequence[int] = (),
         plain: Optional[Callable[..., Tensor]] = None,
+        saves_output: bool = False,
     ):
         self.name = name
         self.saved = saved
+        self.first_saved = 0 if saves_output else 1
         self.fake = fake
         self.reasons = reasons
         self.tensors = sum(argument.strip().startswith("Tensor") for argument in arguments.split(","))
@@ -68,7 +71,7 @@ class TritonOperator:
         self._kernels: Any = None
         results = ", ".join(["Tensor"] * (1 + saved))
         gradients = ", ".join(["Tensor"] * self.tensors)
-        states = "".join(f", Tensor saved_{i}" for i in range(saved))
+        states = "".join(f", Tensor saved_{i}" for i in range(self.first_saved, 1 + saved))
         self.forward = self._define(name, f"({arguments}) -> ({results})", self._run_forward, fake)
         self.backward = self._define(
             f"{name}_backward",
@@ -155,7 +158,7 @@ class TritonOperator:
         return tuple(grad.new_empty(0) if x is None else torch.empty_like(x) for x in args[: self.tensors])
 
     def _setup_context(self, ctx: Any, inputs: tuple, output: Any) -> None:
-        saved = output[1:] if self.saved else ()
+        saved = _as_tuple(output)[self.first_saved :]
         ctx.rest = inputs[self.tensors :]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[: self.tensors], *saved)

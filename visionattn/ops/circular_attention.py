@@ -156,7 +156,7 @@ def _limits(query: Tensor, *rest: object) -> Optional[str]:
 
 
 def _fake(query: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+    return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
 _OPERATOR = TritonOperator(
@@ -167,4 +167,5 @@ _OPERATOR = TritonOperator(
     1,
     _limits,
     plain=_blockwise,
+    saves_output=True,
 )
