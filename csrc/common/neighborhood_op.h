@@ -4,6 +4,7 @@
 // of bounds. Tensors are read in place through their strides: only one whose channel axis isn't contiguous is copied.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -235,12 +236,26 @@ inline AttentionCall parse_attention(const Tensor& query, const Tensor& key, con
   return call;
 }
 
-// Query, key and value of a packed projection [B, *spatial, 3, H, D].
+// Query, key and value of a packed projection [B, *spatial, 3, H, D]: views of it, made without torch's dispatcher,
+// which would take longer than the launch of a kernel.
 inline std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qkv) {
   const int64_t axis = qkv.dim() - 3;
   STD_TORCH_CHECK(axis >= 2 && qkv.size(axis) == 3, "qkv must be [batch, *spatial, 3, heads, head_dim]");
-  return {torch::stable::select(qkv, axis, 0), torch::stable::select(qkv, axis, 1),
-          torch::stable::select(qkv, axis, 2)};
+  Ints sizes, strides;
+  for (int64_t i = 0; i < qkv.dim(); ++i) {
+    if (i == axis) continue;
+    sizes.push_back(qkv.size(i));
+    strides.push_back(qkv.stride(i));
+  }
+  int64_t offset = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(qkv.get(), &offset));
+  const auto part = [&](int64_t index) {
+    AtenTensorHandle handle = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+        qkv.get(), int64_t(sizes.size()), sizes.data(), strides.data(), offset + index * qkv.stride(axis), &handle));
+    return Tensor(handle);
+  };
+  return {part(0), part(1), part(2)};
 }
 
 // The outputs of the forward pass, not yet written.

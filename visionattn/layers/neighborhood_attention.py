@@ -36,7 +36,8 @@ def pad_to_window(x: Tensor, kernel_size: List[int], dilation: List[int]) -> Ten
 def crop_to(x: Tensor, like: Tensor) -> Tensor:
     """Cuts the spatial axes of `x` `[batch, *spatial, channels]` to those of `like`."""
     for axis in range(1, x.dim() - 1):
-        x = x.narrow(axis, 0, like.shape[axis])
+        if x.shape[axis] != like.shape[axis]:
+            x = x.narrow(axis, 0, like.shape[axis])
     return x
 
 
@@ -55,7 +56,7 @@ def attend(
     """Attends within a packed projection: `[batch, *spatial, 3, heads, head_dim]` -> `[batch, *spatial, channels]`."""
     if torch.jit.is_scripting():  # the checks of ops.na_qkv are beyond TorchScript
         causal = [int(flag) for flag in is_causal]
-        bias = rpb if rpb is None else rpb.float()
+        bias = rpb if rpb is None else rpb.to(torch.float64 if qkv.dtype == torch.float64 else torch.float32)
         out, _ = torch.ops.visionattn.neighborhood_attention_qkv(
             qkv, bias, kernel_size, stride, dilation, causal, scale
         )

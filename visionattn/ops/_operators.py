@@ -6,6 +6,7 @@ The operators themselves, `torch.ops.visionattn.*`, are declared in `csrc/librar
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any, Callable, Optional, Sequence
 
 import torch
@@ -61,14 +62,25 @@ def dispatch(name: str, backend: str, *args: Any) -> Any:
 
 def run_compiled(name: str, *args: Any) -> Any:
     """Runs a compiled operator on checked arguments that are in their final dtype."""
-    operator = getattr(torch.ops.visionattn, name).default
     if torch.compiler.is_compiling():
-        return operator(*args)
-    with torch._C._DisableAutocast():
-        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
-            return _EAGER[name].apply(*args)
-        # Forward-mode tangents must reach autograd, which refuses them.
-        return operator(*args) if torch.autograd.forward_ad._current_level >= 0 else _below_autograd(operator, *args)
+        return getattr(torch.ops.visionattn, name).default(*args)
+    if is_autocast_enabled(args[0].device.type):
+        with torch._C._DisableAutocast():
+            return _run_eager(name, args)
+    return _run_eager(name, args)
+
+
+def _run_eager(name: str, args: tuple[Any, ...]) -> Any:
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
+        return _EAGER[name].apply(*args)
+    operator = _overload(name)
+    # Forward-mode tangents must reach autograd, which refuses them.
+    return operator(*args) if torch.autograd.forward_ad._current_level >= 0 else _below_autograd(operator, *args)
+
+
+@functools.cache
+def _overload(name: str) -> Any:
+    return getattr(torch.ops.visionattn, name).default
 
 
 def _below_autograd(operator: Any, *args: Any) -> Any:
@@ -97,7 +109,7 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
 
 def run_backward(name: str, *args: Any) -> Any:
     """Calls an operator within a backward pass; only one that is itself recorded needs autograd."""
-    operator = getattr(torch.ops.visionattn, name).default
+    operator = _overload(name)
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return operator(*args)
     return _below_autograd(operator, *args)

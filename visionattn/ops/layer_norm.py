@@ -91,6 +91,8 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad_output, *_):
+    if grad_output is None:
+        return (None,) * 5
     return *_operators.run_backward("layer_norm_backward", grad_output, *ctx.saved_tensors), None, None
 
 

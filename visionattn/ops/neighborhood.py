@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Optional, Union
 
+import torch
 from torch import Tensor
 
 from visionattn.ops import _arguments as check
@@ -219,15 +220,56 @@ def na_qkv(
     """
     check.check_backend(backend)
     check.check_tensor("qkv", qkv)
+    if _operators.is_autocast_enabled(qkv.device.type):
+        (qkv,) = _operators.autocast(qkv.device.type, (qkv,))
+    area, scale = _packed_plan(qkv, rpb, (kernel_size, stride, dilation, is_causal, scale, clip_window))
+    if rpb is not None and rpb.dtype != (dtype := _operators.accumulator(qkv.dtype)):
+        rpb = rpb.to(dtype)
+    out, lse = _operators.dispatch("neighborhood_attention_qkv", backend, qkv, rpb, *area, scale)
+    return (out, lse) if return_lse else out
+
+
+Plan = tuple[check.Neighborhood, float]
+_PLANS: dict[tuple, Plan] = {}  # the checks take as long as the launch of a kernel: once per kind of call
+
+
+def _packed_plan(qkv: Tensor, rpb: Optional[Tensor], options: tuple) -> Plan:
+    """The checked neighborhood and the scale of a call of `na_qkv`."""
+    if torch.compiler.is_compiling() or (isinstance(rpb, Tensor) and rpb.layout != torch.strided):
+        return _check_packed(qkv, rpb, *options)
+    bias = (rpb.shape, rpb.dtype, rpb.device) if isinstance(rpb, Tensor) else rpb
+    # 1, 1.0 and True are equal, and not all are allowed.
+    kinds = [(type(x), *map(type, x)) if isinstance(x, (list, tuple)) else type(x) for x in options]
+    values = [tuple(x) if isinstance(x, list) else x for x in options]
+    try:
+        key = (qkv.shape, qkv.dtype, qkv.device, bias, *values, *kinds)
+        plan = _PLANS.get(key)
+    except TypeError:  # symbolic sizes, or an argument that is no number
+        return _check_packed(qkv, rpb, *options)
+    if plan is None:
+        plan = _check_packed(qkv, rpb, *options)
+        if len(_PLANS) >= 4096:
+            _PLANS.clear()
+        _PLANS[key] = plan
+    return plan
+
+
+def _check_packed(
+    qkv: Tensor,
+    rpb: Optional[Tensor],
+    kernel_size: IntOrTuple,
+    stride: Optional[IntOrTuple],
+    dilation: Optional[IntOrTuple],
+    is_causal: Optional[BoolOrTuple],
+    scale: Optional[float],
+    clip_window: bool,
+) -> Plan:
     if not 5 <= qkv.dim() <= 7 or qkv.shape[-3] != 3:
         shape = "[batch, *spatial, 3, heads, head_dim] with 1 to 3 spatial axes"
         raise ValueError(f"qkv must have shape {shape}, got {list(qkv.shape)}")
     if any(size < 1 for size in qkv.shape[1:]):
         raise ValueError(f"qkv must have at least one position, head and channel, got shape {tuple(qkv.shape)}")
-    if _operators.is_autocast_enabled(qkv.device.type):
-        (qkv,) = _operators.autocast(qkv.device.type, (qkv,))
     area = check.neighborhood(qkv.shape[1:-3], kernel_size, stride, dilation, is_causal, clip_window)
-    rpb = _checked_rpb(rpb, qkv, area)
-    scale = float(scale or qkv.shape[-1] ** -0.5)
-    out, lse = _operators.dispatch("neighborhood_attention_qkv", backend, qkv, rpb, *area, scale)
-    return (out, lse) if return_lse else out
+    if rpb is not None:
+        check.check_rpb(rpb, qkv, qkv.shape[-2], area.kernel_size, area.is_causal)
+    return area, float(scale or qkv.shape[-1] ** -0.5)
