@@ -14,7 +14,7 @@ from visionattn.ops.triton._linear_attention import _dot, _store, _tile
 
 __all__ = ["collect", "collect_backward", "distribute", "flows", "keys_backward", "queries_backward", "sums"]
 
-PAD: tl.constexpr = 4  # numbers after the matrix of a row, the first is `Z`; keeps rows aligned
+PAD = tl.constexpr(4)  # numbers after the matrix of a row, the first is `Z`; keeps rows aligned
 
 
 @triton.jit
@@ -61,6 +61,16 @@ def _span(tokens, split, splits, BN: tl.constexpr):
 
 
 @triton.jit
+def _sum_side(x, stride_n, stride_d, count, out, split, splits, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr):
+    channels = tl.arange(0, BD)
+    total = tl.zeros((BN, BD), tl.float32)
+    start, end = _span(count, split, splits, BN)
+    for n in range(start, end, BN):
+        total += _sigmoid(x, n + tl.arange(0, BN), channels, stride_n, stride_d, end, D)
+    tl.store(out + channels, tl.sum(total, 0))
+
+
+@triton.jit
 def sums(
     query, qb, qh, qn, qd, key, kb, kh, kn, kd, out, heads, tokens, sources, splits, rows,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
@@ -69,16 +79,26 @@ def sums(
     row, split = tl.program_id(0), tl.program_id(1)
     batch, head = (row // heads).to(tl.int64), row % heads
     if tl.program_id(2) == 0:
-        x, stride_n, stride_d, count = query + batch * qb + head * qh, qn, qd, tokens
+        out += (row * splits + split).to(tl.int64) * BD
+        _sum_side(query + batch * qb + head * qh, qn, qd, tokens, out, split, splits, D, BD, BN)
     else:
-        x, stride_n, stride_d, count = key + batch * kb + head * kh, kn, kd, sources
+        out += ((rows + row) * splits + split).to(tl.int64) * BD
+        _sum_side(key + batch * kb + head * kh, kn, kd, sources, out, split, splits, D, BD, BN)
+
+
+@triton.jit
+def _flow_side(
+    x, stride_n, stride_d, count, other, out, split, splits, eps, flow_eps,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
     channels = tl.arange(0, BD)
+    inside = tl.where(channels < D, 1.0, 0.0)
     total = tl.zeros((BN, BD), tl.float32)
     start, end = _span(count, split, splits, BN)
     for n in range(start, end, BN):
-        total += _sigmoid(x, n + tl.arange(0, BN), channels, stride_n, stride_d, end, D)
-    place = (tl.program_id(2) * rows + row) * splits + split
-    tl.store(out + place.to(tl.int64) * BD + channels, tl.sum(total, 0))
+        s = _sigmoid(x, n + tl.arange(0, BN), channels, stride_n, stride_d, end, D)
+        total += s / _inner(s, other, inside, eps, flow_eps)[:, None]
+    tl.store(out + channels, tl.sum(total, 0))
 
 
 @triton.jit
@@ -88,23 +108,23 @@ def flows(
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Partial `A` (third program index 0) or `B` (1)."""
-    row, split, side = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row, split = tl.program_id(0), tl.program_id(1)
     batch, head = (row // heads).to(tl.int64), row % heads
-    if side == 0:
-        x, stride_n, stride_d, count = query + batch * qb + head * qh, qn, qd, tokens
-    else:
-        x, stride_n, stride_d, count = key + batch * kb + head * kh, kn, kd, sources
     channels = tl.arange(0, BD)
-    inside = tl.where(channels < D, 1.0, 0.0)
-    other = _total(totals, (1 - side) * rows + row, splits, channels, BD)
-    _keep(vectors, 1 - side, rows, row, split, channels, other, BD)
-    total = tl.zeros((BN, BD), tl.float32)
-    start, end = _span(count, split, splits, BN)
-    for n in range(start, end, BN):
-        s = _sigmoid(x, n + tl.arange(0, BN), channels, stride_n, stride_d, end, D)
-        total += s / _inner(s, other, inside, eps, flow_eps)[:, None]
-    place = (side * rows + row) * splits + split
-    tl.store(out + place.to(tl.int64) * BD + channels, tl.sum(total, 0))
+    if tl.program_id(2) == 0:
+        key_sum = _total(totals, rows + row, splits, channels, BD)
+        _keep(vectors, 1, rows, row, split, channels, key_sum, BD)
+        out += (row * splits + split).to(tl.int64) * BD
+        _flow_side(
+            query + batch * qb + head * qh, qn, qd, tokens, key_sum, out, split, splits, eps, flow_eps, D, BD, BN
+        )
+    else:
+        query_sum = _total(totals, row, splits, channels, BD)
+        _keep(vectors, 0, rows, row, split, channels, query_sum, BD)
+        out += ((rows + row) * splits + split).to(tl.int64) * BD
+        _flow_side(
+            key + batch * kb + head * kh, kn, kd, sources, query_sum, out, split, splits, eps, flow_eps, D, BD, BN
+        )
 
 
 @triton.jit
@@ -168,7 +188,7 @@ def distribute(
     b = _total(flow, rows + row, splits, channels, BD)
     _keep(vectors, 3, rows, row, split, channels, b, BD)
     matrix = _matrix(state, row, BD, BV) * (sources / _mass(state, row, BD, BV))
-    ratio = tokens.to(tl.float32) / sources
+    ratio = tokens * 1.0 / sources
     start, end = _span(tokens, split, splits, BN)
     for n in range(start, end, BN):
         index = n + tl.arange(0, BN)
@@ -196,7 +216,7 @@ def collect_backward(
     key_sum = _vector(vectors, 1, rows, row, channels, BD)
     b = _vector(vectors, 3, rows, row, channels, BD)
     matrix = _matrix(state, row, BD, BV) * (sources / _mass(state, row, BD, BV))
-    ratio = tokens.to(tl.float32) / sources
+    ratio = tokens * 1.0 / sources
     total = tl.zeros((BD, BV), tl.float32)
     total_b = tl.zeros((BN, BD), tl.float32)
     start, end = _span(tokens, split, splits, BN)
@@ -270,8 +290,8 @@ def keys_backward(
     if not LAST:
         place = (row * splits + split).to(tl.int64)
         tl.store(grad_sums + place * BD + channels, tl.sum(total_a, 0) * inside)
-        step = rows.to(tl.int64) * splits * BD
-        tl.store(grad_sums + step + place * BD + channels, tl.sum(total_q, 0) * inside)
+        place = ((rows + row) * splits + split).to(tl.int64)
+        tl.store(grad_sums + place * BD + channels, tl.sum(total_q, 0) * inside)
 
 
 @triton.jit
@@ -294,7 +314,7 @@ def queries_backward(
     ga = _total(grad_sums, row, splits, channels, BD)
     gq = _total(grad_sums, rows + row, splits, channels, BD)
     matrix = _matrix(state, row, BD, BV) * (sources / _mass(state, row, BD, BV))
-    ratio = tokens.to(tl.float32) / sources
+    ratio = tokens * 1.0 / sources
     total = tl.zeros((BN, BD), tl.float32)
     start, end = _span(tokens, split, splits, BN)
     for n in range(start, end, BN):
