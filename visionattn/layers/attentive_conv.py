@@ -56,10 +56,11 @@ class _AttentiveConv(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
         self.kernel_size = kernel_size
+        self.taps = kernel_size * kernel_size
         self.activation = activation
         self.backend = "reference" if is_exportable() else "auto"
         self.difference_control = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
-        self.kernel_gen = nn.Linear(kernel_size**2, kernel_size**2, device=device, dtype=dtype)
+        self.kernel_gen = nn.Linear(self.taps, self.taps, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Half of a kernel's mean is taken away; the projections keep torch's default."""
@@ -108,7 +109,7 @@ class AttentiveConv2d(_AttentiveConv):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        context = self.kernel_proj(pool_bands(x, self.kernel_size**2, self.backend).unsqueeze(-1)).squeeze(-1)
+        context = self.kernel_proj(pool_bands(x, self.taps, self.backend).unsqueeze(-1)).squeeze(-1)
         return self.proj(self._convolve(self.x_proj(x), context))
 
 
@@ -132,7 +133,7 @@ class AttentiveConv(_AttentiveConv):
             raise ValueError(f"x must have size[0] * size[1] = {size[0]} * {size[1]} tokens, got {x.shape[1]}")
         height, width = size
         tokens = self.x_proj(x)
-        pooled = pool_bands(x.transpose(1, 2).unflatten(2, [height, width]), self.kernel_size**2, self.backend)
+        pooled = pool_bands(x.transpose(1, 2).unflatten(2, [height, width]), self.taps, self.backend)
         context = self.kernel_proj(pooled.transpose(1, 2)).transpose(1, 2)
         out = self._convolve(tokens.transpose(1, 2).unflatten(2, [height, width]), context)
         return self.proj(out.flatten(2).transpose(1, 2))

@@ -112,8 +112,8 @@ def attentive_conv(
         bias: `[k * k]`.
         difference: `[channels]`; its sigmoid is the part of the mean that a kernel loses.
         activation: `"gelu"` (exact; AttNet), `"gelu_tanh"` or `"silu"` (in diffusion models).
-        backend: `"auto"`: Triton kernels on CUDA for k up to 7, else plain PyTorch; `"reference"`: plain PyTorch,
-            differentiable any number of times; `"triton"`: the kernels or an error.
+        backend: `"auto"`: Triton kernels on CUDA, for the convolution if k is 3, else plain PyTorch; `"reference"`:
+            plain PyTorch, differentiable any number of times; `"triton"`: the kernels or an error.
 
     Returns:
         `[batch, channels, height, width]` in the dtype and memory layout of `value`.

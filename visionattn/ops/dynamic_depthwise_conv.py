@@ -11,8 +11,6 @@ from visionattn.ops._triton import TritonOperator
 
 __all__ = ["dynamic_depthwise_conv"]
 
-_LARGEST_KERNEL = 7  # of the Triton kernels: their taps are unrolled
-
 
 def dynamic_depthwise_conv(value: Tensor, kernels: Tensor, *, backend: str = "auto") -> Tensor:
     """Cross-correlates every channel of every image with a kernel of its own; zeros beyond the border.
@@ -24,7 +22,7 @@ def dynamic_depthwise_conv(value: Tensor, kernels: Tensor, *, backend: str = "au
         value: `[batch, channels, height, width]`, float16, bfloat16, float32 or float64; contiguous, channels-last or
             any other strides.
         kernels: `[batch, channels, kh, kw]`, kh and kw odd; any floating dtype.
-        backend: `"auto"`: Triton kernels on CUDA for kernels up to 7 x 7, else plain PyTorch; `"reference"`: plain
+        backend: `"auto"`: Triton kernels on CUDA for 3 x 3 kernels, else plain PyTorch; `"reference"`: plain
             PyTorch, differentiable any number of times; `"triton"`: the kernels or an error.
 
     Returns:
@@ -67,8 +65,8 @@ def _fake(value: Tensor, kernels: Tensor) -> tuple[Tensor, ...]:
 
 
 def _reasons(value: Tensor, kernels: Tensor) -> str | None:
-    if max(kernels.shape[2:]) > _LARGEST_KERNEL:
-        return f"its kernels are at most {_LARGEST_KERNEL} x {_LARGEST_KERNEL}, got {list(kernels.shape[2:])}"
+    if kernels.shape[2] != 3 or kernels.shape[3] != 3:
+        return f"kernels must be 3 x 3, got {list(kernels.shape[2:])}"
     if kernels.dtype == torch.float64:
         return "kernels of float64"
     return None
