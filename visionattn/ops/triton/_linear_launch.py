@@ -1,30 +1,44 @@
-"""Launches the kernels of `_linear_attention` for the operators."""
+"""Launches the kernels of `_linear_forward` and `_linear_backward` for the operators."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 import triton
 from torch import Tensor
 
-from visionattn.ops.triton import _linear_attention as kernels
+from visionattn.ops.triton._linear_backward import add_mean_gradient, key_backward, query_backward
+from visionattn.ops.triton._linear_forward import collect, distribute, merge, prepare
 
 __all__ = ["Attention", "backward", "forward"]
 
-KERNELS = ("prepare", "collect", "distribute", "collect_backward", "distribute_backward")
 CHUNK = 128  # tokens that a part has at least, and a multiple of
 MOST_PARTS = 512
-PROGRAMS = 4  # per processor, about
 BLOCK = 256  # numbers that a program of `merge` adds up
 GROUP = 16  # splits that it adds at a time
+# Tokens of a tile, warps, and programs per processor, by kernel and by width of the channels up to 32, 64 and 128. As
+# measured on an H200; where keys are weighted, other ones are fastest.
+TUNING = {
+    "prepare": ((64, 4, 8), (64, 4, 8), (64, 8, 6)),
+    "collect": ((64, 4, 4), (64, 4, 3), (32, 4, 4)),
+    "distribute": ((64, 4, 8), (64, 4, 6), (64, 8, 4)),
+    "query_backward": ((32, 4, 8), (64, 8, 3), (32, 8, 4)),
+    "key_backward": ((64, 4, 8), (32, 4, 3), (64, 8, 4)),
+    "add_mean_gradient": ((64, 4, 0), (64, 4, 0), (64, 8, 0)),
+}
+TUNING_WEIGHTED = {
+    "collect": ((64, 4, 4), (32, 4, 3), (64, 8, 3)),
+    "key_backward": ((64, 8, 4), (64, 8, 3), (32, 8, 4)),
+}
+WITH_SUMS = ("prepare", "collect", "query_backward", "key_backward")
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One attention's switches; see `_linear_attention`.
+    """One attention's switches; see `_linear_forward`.
 
     Attributes:
         feature: Feature map.
@@ -50,28 +64,44 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What all launches for one problem share.
+    """What all launches for problems of the same shapes, layouts and alignment share.
 
     Attributes:
         rows: Batch entries times heads.
-        queries: Parts of the queries.
-        keys: Parts of the keys.
-        dims: Compile-time sizes.
-        options: Compile-time switches.
-        tuning: Tile and launch options per kernel.
+        splits: Parts of the tokens, per kernel.
+        constants: Compile-time values of all kernels, by name.
+        tuning: Tile and launch options, per kernel.
+        compiled: Kernels that have been launched, with the compile-time values in their order.
     """
 
     rows: int
-    queries: Split
-    keys: Split
-    dims: Dict[str, int]
-    options: Dict[str, Any]
+    splits: Dict[str, Split]
+    constants: Dict[str, Any]
     tuning: Dict[str, Dict[str, int]]
+    compiled: Dict[str, Tuple[Any, Tuple[Any, ...]]] = field(default_factory=dict)
 
+    def launch(self, name: str, kernel: Any, parts: int, *args: Any, **constants: Any) -> None:
+        """Launches `kernel` for all rows and `parts`; only the first time through Triton's slow dispatch.
 
-def tuned(kernel: str, width: int, rotary: bool) -> Dict[str, int]:
-    """Tile (tokens, a divisor of `CHUNK`) and launch options of a kernel, for channels padded to `width`."""
-    return dict(BN=64, num_warps=4 if width <= 32 else 8, num_stages=1 if rotary else 2)
+        Args:
+            name: Of this launch within the plan.
+            kernel: One of the kernels.
+            parts: Programs per row.
+            *args: Its arguments that are no compile-time values; tensors among them are those of the plan, or new.
+            **constants: Compile-time values beside the plan's.
+        """
+        if name in self.compiled:
+            compiled, values = self.compiled[name]
+            compiled[(self.rows, parts, 1)](*args, *values)
+            return
+        tuning = self.tuning.get(kernel.__name__, {})
+        available = {**self.constants, **tuning, **constants}
+        names = kernel.arg_names[len(args) :]
+        values = {key: available[key] for key in names}
+        options = {key: value for key, value in tuning.items() if key.startswith("num_")}
+        compiled = kernel[(self.rows, parts, 1)](*args, **values, **options)
+        if compiled is not None:  # the interpreter compiles nothing
+            self.compiled[name] = compiled, tuple(values.values())
 
 
 def _share(tokens: int, rows: int, programs: int) -> Split:
@@ -81,38 +111,64 @@ def _share(tokens: int, rows: int, programs: int) -> Split:
     return Split(triton.cdiv(pieces, chunk), chunk * CHUNK)
 
 
+def _plan(attention: Attention, angle: Optional[Tensor], size: Tuple[int, int], *tensors: Tensor) -> Plan:
+    """The plan for query, key, value and what else comes from outside."""
+    layouts = tuple((x.stride(), x.data_ptr() % 16 == 0) for x in tensors)
+    query, key, value = tensors[:3]
+    angle_dtype = None if angle is None else (angle.dtype, angle.data_ptr() % 16 == 0)
+    return _planned(
+        attention, angle_dtype, size, query.device, query.dtype, query.shape, key.shape[2], value.shape[3], layouts
+    )
+
+
 @functools.lru_cache(maxsize=1024)
-def _plan(
+def _planned(
     attention: Attention,
+    angle_dtype: Optional[tuple],
+    size: Tuple[int, int],
     device: torch.device,
     dtype: torch.dtype,
-    query_shape: torch.Size,
-    value_shape: torch.Size,
-    rotary: bool,
+    shape: torch.Size,
+    keys: int,
+    value_dim: int,
+    layouts: tuple,
 ) -> Plan:
-    batch, heads, tokens, dim = query_shape
-    keys, value_dim = value_shape[2:]
-    rows = batch * heads
+    batch, heads, tokens, dim = shape
+    rows, rotary = batch * heads, angle_dtype is not None
     # Tensor cores take at least 16 channels; a rotation halves them on the way.
     block_k = max(triton.next_power_of_2(dim), 32 if rotary else 16)
     block_v = max(triton.next_power_of_2(value_dim), 16)
-    span = max(dim, value_dim, 2)
-    length = dim * value_dim + attention.vectors * span
-    options = dict(
+    width, span = max(block_k, block_v), max(dim, value_dim, 2)
+    precision = "bf16" if dtype == torch.bfloat16 else "bf16x3"
+    if dtype == torch.float32 and width <= 64:  # operands of three tf32 products do not fit for wider heads
+        precision = "tf32x3"
+
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+    column = 0 if width <= 32 else 1 if width <= 64 else 2
+    splits, tuning = {}, {}
+    for kernel, default in TUNING.items():
+        table = TUNING_WEIGHTED.get(kernel, default) if attention.weighted else default
+        tile, warps, programs = table[column]
+        tuning[kernel] = dict(BN=tile, num_warps=warps, num_stages=1)
+        if kernel in WITH_SUMS:
+            # Rows of a tile before a thread, with 8 channels of each row, gets its next one.
+            tuning[kernel]["ROWS"] = max(1, min(tile, 256 * warps // width))
+        splits[kernel] = _share(keys if kernel in ("collect", "key_backward") else tokens, rows, programs * processors)
+    constants = dict(
         FEATURE=attention.feature,
         ROTARY=rotary,
+        WEIGHTED=attention.weighted,
         NORM=attention.norm,
-        PRECISION="tf32x3" if dtype == torch.float32 else "bf16x3",
+        PRECISION=precision,
+        DK=dim,
+        DV=value_dim,
+        BK=block_k,
+        BV=block_v,
+        SPAN=span,
+        LENGTH=dim * value_dim + attention.vectors * span,
+        GRAD_LENGTH=dim * value_dim + attention.grad_vectors * span,
     )
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-    return Plan(
-        rows,
-        _share(tokens, rows, PROGRAMS * processors),
-        _share(keys, rows, PROGRAMS * processors),
-        dict(DK=dim, DV=value_dim, BK=block_k, BV=block_v, SPAN=span, LENGTH=length),
-        options,
-        {kernel: tuned(kernel, max(block_k, block_v), rotary) for kernel in KERNELS},
-    )
+    return Plan(rows, splits, constants, tuning)
 
 
 def _prepare(
@@ -120,34 +176,33 @@ def _prepare(
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """The table of phases and the sums of the queries' features, each where it is needed."""
     table = sums = None
-    programs = min(positions, 512)
+    parts, chunk = plan.splits["prepare"]
     if angle is not None:
         table = angle.new_empty((2, positions, angle.shape[0]), dtype=torch.float32)
     if weighted:
-        programs = plan.queries.count
-        sums = query.new_empty((plan.rows * programs, query.shape[3]), dtype=torch.float32)
+        sums = query.new_empty((plan.rows * parts, query.shape[3]), dtype=torch.float32)
     if angle is not None or weighted:
-        options = {name: plan.options[name] for name in ("FEATURE", "ROTARY")}
-        kernels.prepare[(plan.rows if weighted else 1, programs)](
-            query, *query.stride(), angle, table, sums, query.shape[1], query.shape[2], plan.queries.chunk, programs,
-            positions, WEIGHTED=weighted, DK=plan.dims["DK"], BK=plan.dims["BK"], **options,
-            **plan.tuning["prepare"],
+        plan.launch(
+            "prepare", prepare, parts, query, *query.stride(), angle, table, sums, query.shape[1],
+            query.shape[2], chunk, parts, positions, WEIGHTED=weighted,
         )  # fmt: skip
     return table, sums
 
 
 def _merge(
-    plan: Plan, norm: str, partial: Tensor, extremes: Optional[Tensor], row: Tensor, split: Split, keys: int
+    plan: Plan, norm: str, partial: Tensor, extremes: Optional[Tensor], row: Tensor, parts: int, keys: int
 ) -> None:
-    """Sums over all splits, and what the readers want of them: scaled means where `norm` is "magnitude"."""
-    matrix, span, length = plan.dims["DK"] * plan.dims["DV"], plan.dims["SPAN"], row.shape[1]
+    """Sums over all parts, and what the readers want of them: scaled means where `norm` is "magnitude"."""
+    constants = plan.constants
+    matrix, span, length = constants["DK"] * constants["DV"], constants["SPAN"], row.shape[1]
     merged = length if extremes is None else matrix + span
     scale = vector_scale = 1.0
     if norm == "magnitude":
-        scale, vector_scale = plan.dims["DK"] ** -0.5 / keys, 1.0 / keys
-    kernels.merge[(plan.rows, triton.cdiv(merged, BLOCK))](
-        partial, extremes, row, split.count, scale, vector_scale, WEIGHTED=extremes is not None, MATRIX=matrix,
-        SPAN=span, MERGED=merged, LENGTH=length, BLOCK=BLOCK, GROUP=GROUP, SPLITS=triton.next_power_of_2(split.count),
+        scale, vector_scale = constants["DK"] ** -0.5 / keys, 1.0 / keys
+    plan.launch(
+        "merge", merge, triton.cdiv(merged, BLOCK), partial, extremes, row, parts, scale, vector_scale,
+        WEIGHTED=extremes is not None, MATRIX=matrix, MERGED=merged, LENGTH=length, BLOCK=BLOCK, GROUP=GROUP,
+        SPLITS=triton.next_power_of_2(parts),
     )  # fmt: skip
 
 
@@ -165,22 +220,24 @@ def forward(
     factors: Optional[Tensor] = None,
 ) -> None:
     """Fills `out` `[batch, heads, tokens, value_dim]` and `row` `[batch * heads, length]`."""
-    plan = _plan(attention, query.device, query.dtype, query.shape, value.shape, angle is not None)
+    plan = _plan(attention, angle, (height, width), query, key, value)
     heads, tokens, dim = query.shape[1:]
-    count, chunk = plan.keys
+    parts, chunk = plan.splits["collect"]
+    query_parts = plan.splits["prepare"].count
     positions, weighted = max(height, width), attention.weighted
     table, sums = _prepare(plan, query, angle, positions, weighted)
-    partial = row.new_empty((plan.rows * count, row.shape[1]))
-    extremes = row.new_empty((plan.rows * count, 2)) if weighted else None
-    kernels.collect[(plan.rows, count)](
-        key, *key.stride(), value, *value.stride(), table, sums, partial, extremes, row, heads, key.shape[2], chunk,
-        count, width, positions, dim**-0.5 / tokens, WEIGHTED=weighted, SPLITS=triton.next_power_of_2(count),
-        **plan.dims, **plan.options, **plan.tuning["collect"],
+    partial = row.new_empty((plan.rows * parts, row.shape[1]))
+    extremes = row.new_empty((plan.rows * parts, 2)) if weighted else None
+    plan.launch(
+        "collect", collect, parts, key, *key.stride(), value, *value.stride(), table, sums, partial, extremes,
+        row, heads, key.shape[2], chunk, query_parts, width, positions, dim**-0.5 / tokens,
+        SPLITS=triton.next_power_of_2(query_parts),
     )  # fmt: skip
-    _merge(plan, attention.norm, partial, extremes, row, plan.keys, key.shape[2])
-    kernels.distribute[(plan.rows, plan.queries.count)](
-        query, *query.stride(), out, *out.stride(), table, row, factors, heads, tokens, plan.queries.chunk, width,
-        positions, eps, **plan.dims, **plan.options, **plan.tuning["distribute"],
+    _merge(plan, attention.norm, partial, extremes, row, parts, key.shape[2])
+    parts, chunk = plan.splits["distribute"]
+    plan.launch(
+        "distribute", distribute, parts, query, *query.stride(), out, *out.stride(), table, row, factors,
+        heads, tokens, chunk, width, positions, eps,
     )  # fmt: skip
 
 
@@ -198,32 +255,31 @@ def backward(
     factors: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, and a row of summed gradients per batch entry and head."""
-    plan = _plan(attention, query.device, query.dtype, query.shape, value.shape, angle is not None)
+    plan = _plan(attention, angle, (height, width), query, key, value, grad)
     heads, tokens, dim = query.shape[1:]
-    count, chunk = plan.keys
     positions, weighted = max(height, width), attention.weighted
     grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
-    length = plan.dims["DK"] * plan.dims["DV"] + attention.grad_vectors * plan.dims["SPAN"]
-    partial = row.new_empty((plan.rows * plan.queries.count, length))
+    length = plan.constants["GRAD_LENGTH"]
+    parts, chunk = plan.splits["query_backward"]
+    partial = row.new_empty((plan.rows * parts, length))
     grad_row = row.new_empty((plan.rows, length))
-    sums = row.new_empty((plan.rows * count, dim)) if weighted else None
     table, _ = _prepare(plan, query, angle, positions, weighted=False)
-
-    def sweep_queries(accumulate: bool, store: bool) -> None:
-        kernels.collect_backward[(plan.rows, plan.queries.count)](
-            query, *query.stride(), grad, *grad.stride(), grad_query, *grad_query.stride(), table, row, factors, sums,
-            partial, heads, tokens, plan.queries.chunk, count, width, positions, eps, dim**-0.5 / tokens,
-            WEIGHTED=weighted, ACCUMULATE=accumulate, STORE=store, GRAD_LENGTH=length,
-            SPLITS=triton.next_power_of_2(count), **plan.dims, **plan.options, **plan.tuning["collect_backward"],
-        )  # fmt: skip
-
-    sweep_queries(accumulate=True, store=not weighted)
-    _merge(plan, attention.norm, partial, None, grad_row, plan.queries, key.shape[2])
-    kernels.distribute_backward[(plan.rows, count)](
-        key, *key.stride(), value, *value.stride(), grad_key, *grad_key.stride(), grad_value, *grad_value.stride(),
-        table, row, grad_row, sums, heads, key.shape[2], chunk, count, width, positions, WEIGHTED=weighted,
-        GRAD_LENGTH=length, **plan.dims, **plan.options, **plan.tuning["distribute_backward"],
+    plan.launch(
+        "query_backward", query_backward, parts, query, *query.stride(), grad, *grad.stride(), grad_query,
+        *grad_query.stride(), table, row, factors, partial, heads, tokens, chunk, width, positions, eps,
+    )  # fmt: skip
+    _merge(plan, attention.norm, partial, None, grad_row, parts, key.shape[2])
+    parts, chunk = plan.splits["key_backward"]
+    sums = row.new_empty((plan.rows * parts, dim)) if weighted else None
+    plan.launch(
+        "key_backward", key_backward, parts, key, *key.stride(), value, *value.stride(), grad_key,
+        *grad_key.stride(), grad_value, *grad_value.stride(), table, row, grad_row, sums, heads, key.shape[2], chunk,
+        parts, width, positions,
     )  # fmt: skip
     if weighted:
-        sweep_queries(accumulate=False, store=True)
+        plan.launch(
+            "add_mean_gradient", add_mean_gradient,
+            triton.cdiv(tokens, plan.tuning["add_mean_gradient"]["BN"]), query, *query.stride(), grad_query,
+            *grad_query.stride(), sums, heads, tokens, parts, dim**-0.5 / tokens, SPLITS=triton.next_power_of_2(parts),
+        )  # fmt: skip
     return grad_query, grad_key, grad_value, grad_row
