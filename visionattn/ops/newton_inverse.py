@@ -43,7 +43,7 @@ def newton_inverse(
             converge. Its gradient is that of the iteration.
         max_iter: Iterations.
         normalize: Whether to scale rows and columns by `matrix.sum(-1) ** -0.5`, as SOFT++ does.
-        backend: `"auto"`: a Triton kernel on CUDA for m up to 128, else plain PyTorch; `"reference"`: plain
+        backend: `"auto"`: a Triton kernel on CUDA for m up to 64, else plain PyTorch; `"reference"`: plain
             PyTorch; `"triton"`: the kernel, or NotImplementedError.
 
     Returns:
@@ -73,7 +73,7 @@ def _limits(matrix: Tensor, *rest: object) -> Optional[str]:
     return f"the matrices are {size} x {size}, above {_LARGEST}" if size > _LARGEST else None
 
 
-_LARGEST = 128  # of the kernels
+_LARGEST = 64  # of the kernels
 _OPERATOR = TritonOperator(
     "newton_inverse", "Tensor matrix, str method, int max_iter, bool normalize", _fake, 2, _limits, kept=(0,)
 )

@@ -85,6 +85,7 @@ def forward(
     query, qb, qh, qn, key, kb, kh, kn, value, vb, vh, vn, extra_key, extra_value, out, ob, oh, on, lse,
     heads, height, width, rows, columns, extras, square, tiles_away, scale,
     D: tl.constexpr, BD: tl.constexpr, SIDE: tl.constexpr, BE: tl.constexpr,
+    EXTRAS: tl.constexpr,
 ):  # fmt: skip
     """The output and the logarithms (to base 2) of the sums of exponentials."""
     tile, line = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -107,12 +108,13 @@ def forward(
             v = _load(value, ky, kx, height, width, vn, channels, D)
             mask = _within(y, x, ky, kx, height, width, square)
             largest, mass, total = _accumulate(q, k, v, mask, scale, largest, mass, total)
-    for start in range(0, extras, BE):
-        index = start + tl.arange(0, BE)
-        k = _load_extra(extra_key + line * extras * D, index, extras, channels, D)
-        v = _load_extra(extra_value + line * extras * D, index, extras, channels, D)
-        mask = (y[:, None] >= 0) & (index < extras)[None, :]
-        largest, mass, total = _accumulate(q, k, v, mask, scale, largest, mass, total)
+    if EXTRAS:
+        for start in range(0, extras, BE):
+            index = start + tl.arange(0, BE)
+            k = _load_extra(extra_key + line * extras * D, index, extras, channels, D)
+            v = _load_extra(extra_value + line * extras * D, index, extras, channels, D)
+            mask = (y[:, None] >= 0) & (index < extras)[None, :]
+            largest, mass, total = _accumulate(q, k, v, mask, scale, largest, mass, total)
     mass = tl.where(mass == 0.0, 1.0, mass)  # queries of the last tile that are not on the map
     _store(out + batch * ob + head * oh, y, x, height, width, on, channels, total / mass[:, None], D)
     place = lse + line * height * width + y * width + x
@@ -132,6 +134,7 @@ def backward_queries(
     grad, gb, gh, gn, lse, delta, grad_query, jb, jh, jn,
     heads, height, width, rows, columns, extras, square, tiles_away, scale, factor,
     D: tl.constexpr, BD: tl.constexpr, SIDE: tl.constexpr, BE: tl.constexpr,
+    EXTRAS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of queries, and `delta`, the products of outputs and their gradients."""
     tile, line = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -156,12 +159,13 @@ def backward_queries(
             v = _load(value, ky, kx, height, width, vn, channels, D)
             mask = _within(y, x, ky, kx, height, width, square)
             total = _query_step(q, g, k, v, mask, sums, products, scale, total)
-    for start in range(0, extras, BE):
-        index = start + tl.arange(0, BE)
-        k = _load_extra(extra_key + line * extras * D, index, extras, channels, D)
-        v = _load_extra(extra_value + line * extras * D, index, extras, channels, D)
-        mask = (y[:, None] >= 0) & (index < extras)[None, :]
-        total = _query_step(q, g, k, v, mask, sums, products, scale, total)
+    if EXTRAS:
+        for start in range(0, extras, BE):
+            index = start + tl.arange(0, BE)
+            k = _load_extra(extra_key + line * extras * D, index, extras, channels, D)
+            v = _load_extra(extra_value + line * extras * D, index, extras, channels, D)
+            mask = (y[:, None] >= 0) & (index < extras)[None, :]
+            total = _query_step(q, g, k, v, mask, sums, products, scale, total)
     _store(grad_query + batch * jb + head * jh, y, x, height, width, jn, channels, total * factor, D)
 
 

@@ -74,7 +74,7 @@ def forward(
         extra_key, extra_value = extra_key.contiguous(), extra_value.contiguous()
     kernels.forward[plan.grid](
         *_strided(query, key, value), extra_key, extra_value, *_strided(out), lse, *plan.sizes, extras, *plan.disc,
-        scale * LOG2_E, BE=EXTRA_BLOCK, **plan.dims, **plan.launch,
+        scale * LOG2_E, BE=EXTRA_BLOCK, EXTRAS=extras > 0, **plan.dims, **plan.launch,
     )  # fmt: skip
     return out, lse
 
@@ -102,7 +102,8 @@ def backward(
         extra_key, extra_value = extra_key.contiguous(), extra_value.contiguous()
     kernels.backward_queries[plan.grid](
         *_strided(query, key, value), extra_key, extra_value, *_strided(out, grad), lse, delta, *_strided(grad_query),
-        *plan.sizes, extras, *plan.disc, scale * LOG2_E, scale, BE=EXTRA_BLOCK, **plan.dims, **plan.launch,
+        *plan.sizes, extras, *plan.disc, scale * LOG2_E, scale, BE=EXTRA_BLOCK, EXTRAS=extras > 0,
+        **plan.dims, **plan.launch,
     )  # fmt: skip
     kernels.backward_keys[plan.grid](
         *_strided(query, key, value, grad), lse, delta, *_strided(grad_key, grad_value), *plan.sizes, *plan.disc,

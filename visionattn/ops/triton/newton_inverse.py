@@ -128,9 +128,9 @@ def differentiate(
     _store(grad_matrix, total, m, index, M)
 
 
-def _options(m: int, for_backward: bool = False) -> dict:
-    width = max(16, triton.next_power_of_2(m))
-    return dict(M=width, PRECISION="tf32x3", num_warps=4 if width <= 64 else 8)
+def _options(m: int) -> dict:
+    # Three tf32 products are as good as one of float32, which tensor cores don't have.
+    return dict(M=max(16, triton.next_power_of_2(m)), PRECISION="tf32x3", num_warps=4)
 
 
 def forward(matrix: Tensor, method: str, max_iter: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,7 +171,7 @@ def backward(
     history = inverse.new_empty((count, max_iter, m, m) if shared else (1,))
     differentiate[(count,)](
         grads, matrices, inverse, start, history, grad_matrix, grad_start, m, max_iter, GLOBAL=shared,
-        NORMALIZE=normalize, **_options(m, for_backward=True),
+        NORMALIZE=normalize, **_options(m),
     )  # fmt: skip
     if shared:
         # The step is 2 / (largest row sum)^2, halved: what it owes goes to the largest rows.
