@@ -10,6 +10,7 @@ The exit status is 0 if every check passed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import random
@@ -126,6 +127,22 @@ def check_case(report: Report, case: Case, device: str) -> None:
     report.same_bits(first, second, str(case))
 
 
+def check_operators(report: Report, device: str) -> None:
+    """What torch expects of operators: schema, fake kernel, gradient, tracing."""
+    query, key, value = (torch.randn(1, 2, 12, 16, device=device) for _ in range(3))
+    angle, scale = torch.rand(8, device=device), torch.ones(2, device=device)
+    operators = importlib.import_module("visionattn.ops.linear_attention").OPERATORS
+    for operator, rest in zip(operators, (("elu", 1e-6), (scale, 5.0), (angle, 3, 4, 1e-6), (angle, 4, 3, 1e-6))):
+        try:
+            leaves = [x.clone().requires_grad_() for x in (query, key, value)]
+            torch.library.opcheck(operator.forward, (*leaves, *rest))
+            with torch.no_grad():
+                out, *saved = operator.forward(query, key, value, *rest)
+                torch.library.opcheck(operator.backward, (out.clone(), query, key, value, *rest, *saved))
+        except torch.testing._internal.optests.OpCheckError as error:
+            report.failures.append(f"{operator.name}: {error}")
+
+
 def run(cases: int = 40, device: str = "cuda") -> Report:
     report = Report()
     largest = 40 if device == "cuda" else 9
@@ -134,6 +151,7 @@ def run(cases: int = 40, device: str = "cuda") -> Report:
             check_case(report, random_case(seed, dtype, largest), device)
         except (RuntimeError, torch.OutOfMemoryError) as error:
             report.failures.append(f"{random_case(seed, dtype, largest)}: {error}")
+    check_operators(report, device)
     return report
 
 

@@ -47,6 +47,8 @@ class TritonOperator:
         kept: Positions of tensor arguments that autocast leaves as they are.
         plain: What `"auto"` runs where the kernels can't serve; the reference by default.
         saves_output: Whether backward also gets the output, before what else was saved.
+        constant: Positions of tensor arguments that the kernels give no gradient to; `reasons` must see to it that
+            nobody waits for one.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class TritonOperator:
         kept: Sequence[int] = (),
         plain: Optional[Callable[..., Tensor]] = None,
         saves_output: bool = False,
+        constant: Sequence[int] = (),
     ):
         self.name = name
+        self.constant = constant
         self.saved = saved
         self.first_saved = 0 if saves_output else 1
         self.fake = fake
@@ -154,8 +158,12 @@ class TritonOperator:
             gradients = self.kernels.backward(*args)
         return tuple(args[0].new_empty(0) if gradient is None else gradient for gradient in gradients)
 
+    def _has_gradient(self, args: Sequence[Any]) -> list[bool]:
+        return [x is not None and i not in self.constant for i, x in enumerate(args[: self.tensors])]
+
     def _fake_gradients(self, grad: Tensor, *args: Any) -> Outputs:
-        return tuple(grad.new_empty(0) if x is None else torch.empty_like(x) for x in args[: self.tensors])
+        has = self._has_gradient(args)
+        return tuple(torch.empty_like(x) if given else grad.new_empty(0) for x, given in zip(args, has))
 
     def _setup_context(self, ctx: Any, inputs: tuple, output: Any) -> None:
         saved = _as_tuple(output)[self.first_saved :]
@@ -176,7 +184,7 @@ class TritonOperator:
             # Only a backward pass that is itself recorded or traced needs the dispatcher.
             plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _is_plain(args)
             gradients = self._run_backward(*args) if plain else _as_tuple(self.backward(*args))
-        gradients = [None if x is None else gradient for x, gradient in zip(tensors, gradients)]
+        gradients = [x if given else None for x, given in zip(gradients, self._has_gradient(tensors))]
         return (*gradients, *(None,) * len(ctx.rest))
 
 

@@ -111,8 +111,8 @@ def rank_augmented_linear_attention(
         key: Like `query`.
         value: `[batch, heads, tokens, value_dim]`.
         angle: `[head_dim / 2]`, radians per row (first half of the channels) and per column (second half) that
-            neighboring channels turn by; None for no rotation. At least float32, and used in its own dtype. It gets no
-            gradient from the kernels.
+            neighboring channels turn by; None for no rotation. At least float32, and used in its own dtype. Where it
+            needs a gradient, plain PyTorch serves.
         size: Height and width of the map that the tokens are, in raster order; needed with `angle`.
         eps: Added to the normaliser.
         backend: As in `linear_attention`.
@@ -218,6 +218,12 @@ def _limits(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Optiona
     return None
 
 
+def _rotary_limits(query: Tensor, key: Tensor, value: Tensor, angle: Optional[Tensor], *rest: object) -> Optional[str]:
+    if angle is not None and angle.requires_grad:
+        return "angle needs a gradient"
+    return _limits(query, key, value)
+
+
 def allocate(query: Tensor, value: Tensor, vectors: int) -> tuple[Tensor, Tensor]:
     """An empty output, and what the kernels keep for backward: per batch entry and head one row of float32 for the sum
     of keys times values and for `vectors` vectors besides.
@@ -240,5 +246,7 @@ _LINEAR = TritonOperator("linear_attention", f"{_QKV}, str feature_map, float ep
 _CLAMPED = TritonOperator(
     "clamped_linear_attention", f"{_QKV}, Tensor scale, float minimum", _fake(1), 1, _limits, kept=(3,)
 )
-_RANK_AUGMENTED = TritonOperator("rank_augmented_linear_attention", _ROTARY, _fake(3), 1, _limits, kept=(3,))
-_MAGNITUDE_AWARE = TritonOperator("magnitude_aware_linear_attention", _ROTARY, _fake(2), 1, _limits, kept=(3,))
+_ANGLE = dict(reasons=_rotary_limits, kept=(3,), constant=(3,))
+_RANK_AUGMENTED = TritonOperator("rank_augmented_linear_attention", _ROTARY, _fake(3), 1, **_ANGLE)
+_MAGNITUDE_AWARE = TritonOperator("magnitude_aware_linear_attention", _ROTARY, _fake(2), 1, **_ANGLE)
+OPERATORS = (_LINEAR, _CLAMPED, _RANK_AUGMENTED, _MAGNITUDE_AWARE)

@@ -146,8 +146,9 @@ def merge(
         peak = tl.max(highest, 0)
         inverse = 1.0 / tl.sum(tl.exp(highest - peak) * totals, 0)
         if tl.program_id(1) == 0:
-            tl.store(row + z * LENGTH + MATRIX + 2 * SPAN, peak)
-            tl.store(row + z * LENGTH + MATRIX + 2 * SPAN + 1, inverse)
+            place = tl.arange(0, BLOCK)
+            statistics = tl.where(place == 0, peak, tl.where(place == 1, inverse, 0.0))
+            tl.store(row + z * LENGTH + MATRIX + 2 * SPAN + place, statistics, mask=place < SPAN)
     total = tl.zeros((GROUP, BLOCK), tl.float32)
     for first in range(0, splits, GROUP):
         rows = first + tl.arange(0, GROUP)

@@ -140,7 +140,8 @@ def _planned(
     block_v = max(triton.next_power_of_2(value_dim), 16)
     width, span = max(block_k, block_v), max(dim, value_dim, 2)
     precision = "bf16" if dtype == torch.bfloat16 else "bf16x3"
-    if dtype == torch.float32 and width <= 64:  # operands of three tf32 products do not fit for wider heads
+    # Operands of three tf32 products do not fit for wider heads. (Triton's interpreter knows no bfloat16.)
+    if dtype == torch.float32 and (width <= 64 or device.type == "cpu"):
         precision = "tf32x3"
 
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
