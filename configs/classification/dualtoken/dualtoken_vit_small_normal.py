@@ -1,4 +1,4 @@
-"""DualToken-ViT, small, with an MLP over channels for the global tokens, on ImageNet-1k, 224x224; the recipe is ours, the paper's is unknown."""
+"""DualToken-ViT, small, tokens without MixMLP, on ImageNet-1k, 224x224; our recipe, the paper's is unknown."""
 
 _base_ = [
     "../../_base_/datasets/in1k.py",

@@ -1,4 +1,4 @@
-"""SOFT, Medium, on ImageNet-1k, 224x224; drop_path_rate is dropout of single elements in three stages."""
+"""SOFT, Medium, on ImageNet-1k, 224x224; drop paths act on elements in three stages."""
 
 _base_ = [
     "../../_base_/datasets/in1k.py",
