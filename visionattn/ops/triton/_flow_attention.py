@@ -10,7 +10,7 @@ in a fixed order. `vectors` `[4, rows, BD]` gets `Q`, `K`, `A` and `B`; `state` 
 import triton
 import triton.language as tl
 
-from visionattn.ops.triton._linear_attention import _dot, _store, _tile
+from visionattn.ops.triton._linear_primitives import dot, store, tile
 
 __all__ = ["collect", "collect_backward", "distribute", "flows", "keys_backward", "queries_backward", "sums"]
 
@@ -31,7 +31,7 @@ def _total(partial, row, splits, index, WIDTH: tl.constexpr):
 @triton.jit
 def _sigmoid(pointer, tokens, channels, stride_n, stride_d, count, D: tl.constexpr):
     """Sigmoids of a tile; zero outside."""
-    x = _tile(pointer, tokens, channels, stride_n, stride_d, count, D, "elu").to(tl.float32)
+    x = tile(pointer, tokens, channels, stride_n, stride_d, count, D, "elu").to(tl.float32)
     return 1.0 / (1.0 + tl.exp(-x))
 
 
@@ -148,11 +148,11 @@ def collect(
     for n in range(start, end, BN):
         tokens = n + tl.arange(0, BN)
         k = _sigmoid(key, tokens, channels, kn, kd, end, D)
-        v = _tile(value, tokens, columns, vn, vd, end, DV, "identity").to(tl.float32)
+        v = tile(value, tokens, columns, vn, vd, end, DV, "identity").to(tl.float32)
         s = _inner(k, a, inside, eps, flow_eps)
         weight = tl.where(tokens < end, tl.exp(tl.minimum(tl.maximum(s, -1.0), 1.0)), 0.0)
         mass += weight
-        total += _dot(tl.trans(k), v * weight[:, None], PRECISION)
+        total += dot(tl.trans(k), v * weight[:, None], PRECISION)
     place = (row * splits + split).to(tl.int64)
     state += place * (BD * BV + PAD)
     tl.store(state + channels[:, None] * BV + columns[None, :], total)
@@ -195,8 +195,8 @@ def distribute(
         q = _sigmoid(query, index, channels, qn, qd, end, D)
         incoming = 1.0 / _inner(q, key_sum, inside, eps, flow_eps)
         allocation = 1.0 / (1.0 + tl.exp(-_inner(q, b, inside, eps, flow_eps) * ratio))
-        x = _dot(q, matrix, PRECISION) * (incoming * allocation)[:, None]
-        _store(out, index, columns, on, od, end, x, DV)
+        x = dot(q, matrix, PRECISION) * (incoming * allocation)[:, None]
+        store(out, index, columns, on, od, end, x, DV)
 
 
 @triton.jit
@@ -223,11 +223,11 @@ def collect_backward(
     for n in range(start, end, BN):
         index = n + tl.arange(0, BN)
         q = _sigmoid(query, index, channels, qn, qd, end, D)
-        g = _tile(grad, index, columns, gn, gd, end, DV, "identity").to(tl.float32)
+        g = tile(grad, index, columns, gn, gd, end, DV, "identity").to(tl.float32)
         incoming = 1.0 / _inner(q, key_sum, inside, eps, flow_eps)
         allocation = 1.0 / (1.0 + tl.exp(-_inner(q, b, inside, eps, flow_eps) * ratio))
-        total += _dot(tl.trans(q), g * (incoming * allocation)[:, None], PRECISION)
-        t = tl.sum(_dot(q, matrix, PRECISION) * g, 1)
+        total += dot(tl.trans(q), g * (incoming * allocation)[:, None], PRECISION)
+        t = tl.sum(dot(q, matrix, PRECISION) * g, 1)
         grad_sink = t * incoming * allocation * (1.0 - allocation) * ratio
         total_b += grad_sink[:, None] * ((q + eps) * inside[None, :])
     place = (row * splits + split).to(tl.int64)
@@ -270,20 +270,20 @@ def keys_backward(
     for n in range(start, end, BN):
         tokens = n + tl.arange(0, BN)
         k = _sigmoid(key, tokens, channels, kn, kd, end, D)
-        v = _tile(value, tokens, columns, vn, vd, end, DV, "identity").to(tl.float32)
+        v = tile(value, tokens, columns, vn, vd, end, DV, "identity").to(tl.float32)
         s = _inner(k, a, inside, eps, flow_eps)
         competition = tl.exp(tl.minimum(tl.maximum(s, -1.0), 1.0)) * (sources / mass)
-        grad_weighted = _dot(k, grad_matrix, PRECISION)
+        grad_weighted = dot(k, grad_matrix, PRECISION)
         free = (s >= -1.0) & (s <= 1.0) & (tokens < end)
         grad_s = tl.where(free, competition * (tl.sum(grad_weighted * v, 1) - mean), 0.0)
         outgoing = 1.0 / _inner(k, query_sum, inside, eps, flow_eps)
         u = -tl.sum(k * gb[None, :], 1) * outgoing * outgoing
         if LAST:
-            gradient = _dot(v * competition[:, None], tl.trans(grad_matrix), PRECISION)
+            gradient = dot(v * competition[:, None], tl.trans(grad_matrix), PRECISION)
             gradient += grad_s[:, None] * (a + eps)[None, :] + outgoing[:, None] * gb[None, :]
             gradient += u[:, None] * (query_sum + eps)[None, :] + gk[None, :]
-            _store(grad_key, tokens, channels, jn, jd, end, gradient * k * (1.0 - k), D)
-            _store(grad_value, tokens, columns, wn, wd, end, grad_weighted * competition[:, None], DV)
+            store(grad_key, tokens, channels, jn, jd, end, gradient * k * (1.0 - k), D)
+            store(grad_value, tokens, columns, wn, wd, end, grad_weighted * competition[:, None], DV)
         else:
             total_a += grad_s[:, None] * (k + eps)
             total_q += tl.where(tokens < end, u, 0.0)[:, None] * (k + eps)
@@ -320,16 +320,16 @@ def queries_backward(
     for n in range(start, end, BN):
         index = n + tl.arange(0, BN)
         q = _sigmoid(query, index, channels, qn, qd, end, D)
-        g = _tile(grad, index, columns, gn, gd, end, DV, "identity").to(tl.float32)
+        g = tile(grad, index, columns, gn, gd, end, DV, "identity").to(tl.float32)
         incoming = 1.0 / _inner(q, key_sum, inside, eps, flow_eps)
         allocation = 1.0 / (1.0 + tl.exp(-_inner(q, b, inside, eps, flow_eps) * ratio))
-        back = _dot(g, tl.trans(matrix), PRECISION)
+        back = dot(g, tl.trans(matrix), PRECISION)
         t = tl.sum(back * q, 1)
         grad_sink = t * incoming * allocation * (1.0 - allocation) * ratio
         u = -(t * allocation + tl.sum(q * ga[None, :], 1)) * incoming * incoming
         total += tl.where(index < end, u, 0.0)[:, None] * (q + eps)
         gradient = back * (incoming * allocation)[:, None] + incoming[:, None] * ga[None, :]
         gradient += grad_sink[:, None] * (b + eps)[None, :] + u[:, None] * (key_sum + eps)[None, :] + gq[None, :]
-        _store(grad_query, index, channels, jn, jd, end, gradient * q * (1.0 - q), D)
+        store(grad_query, index, channels, jn, jd, end, gradient * q * (1.0 - q), D)
     place = (2 * rows + row).to(tl.int64) * splits + split
     tl.store(grad_sums + place * BD + channels, tl.sum(total, 0) * inside)
