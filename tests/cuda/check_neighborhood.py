@@ -51,10 +51,11 @@ LARGE_CASES = (
     Case((12, 16, 20), (6, 9, 7), (1, 1, 1), (2, 1, 1), (False,) * 3, batch=1, dim=128, dim_value=128),
     Case((40, 36), (15, 20), (1, 1), (1, 1), (False, False), dim=128, dim_value=128, packed=True),
     Case((42, 40), (10, 13), (1, 1), (2, 1), (False, False), dim=128, dim_value=128, heads=4, heads_kv=2, batch=1),
-    Case((32, 36), (16, 9), (4, 3), (1, 1), (False, True), dim=64, dim_value=64),
-    Case((600,), (150,), (1,), (2,), (False,), dim=64, dim_value=64, packed=True, scale=0.3),
+    Case((40, 36), (24, 20), (1, 1), (1, 1), (False, False), dim=64, dim_value=64, packed=True),
+    Case((32, 36), (16, 9), (4, 3), (1, 1), (False, True), dim=128, dim_value=128),
+    Case((1200,), (400,), (1,), (2,), (False,), batch=1, dim=128, dim_value=128, scale=0.3),
     Case((9, 13, 17), (6, 8, 9), (1, 1, 1), (1, 1, 1), (False,) * 3, dim=128, dim_value=128, batch=1),
-    Case((20, 10), (24, 16), (1, 1), (1, 1), (False, False), clip_window=True, dim=64, dim_value=64),
+    Case((40, 20), (48, 24), (1, 1), (1, 1), (False, False), clip_window=True, batch=1, dim=64, dim_value=64),
     Case((5, 3), (9, 8), (4, 3), (3, 7), (False, False), clip_window=True, rpb=True, dim=32, dim_value=32),
 )
 

@@ -15,7 +15,6 @@
 namespace visionattn::wgmma {
 
 constexpr int kGroupThreads = 128;  // of a warpgroup
-constexpr int kGroupRows = 64;      // of a product: the height of a warpgroup's matrix
 constexpr int kRowBytes = 128;      // of a piece of channels
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {

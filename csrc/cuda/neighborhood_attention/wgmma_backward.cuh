@@ -7,8 +7,6 @@
 
 namespace visionattn::wgmma {
 
-constexpr int kBackwardThreads = 3 * kGroupThreads;
-
 template <int kDim, bool kInverse>
 struct BackwardLayout {
   static constexpr int kColumns = kInverse ? 64 : 128, kStages = kInverse ? 4 : 2, kPieces = kDim / kPieceChannels;
@@ -69,7 +67,7 @@ __global__ void __launch_bounds__(256)
 }
 
 template <typename T, int kDim, bool kInverse>
-__global__ void __launch_bounds__(kBackwardThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(const __grid_constant__ NeighborhoodParams params,
                     const __grid_constant__ NeighborhoodGradients gradients, const __grid_constant__ Plan plan,
                     uint32_t tiles, const __grid_constant__ BackwardMaps maps, const float4* statistics) {
@@ -86,7 +84,6 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   const int box_tokens = volume(plan.box);
 
   if (threadIdx.x == 0) {
-    constexpr int kMultiplyingWarps = 8;
     init_barrier(&barriers.rows, 1);
     init_barrier(&barriers.rows_free, kMultiplyingWarps);
     for (int s = 0; s < kStages; ++s) {
@@ -97,7 +94,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
   }
   build_mask_tables<kColumns>(plan, tables);
   clear_spare_rows<kColumns>(memory + Layout::kColumns0, kStages * 2 * Layout::kPieces, box_tokens);
-  for (int i = threadIdx.x; kInverse && i < kStages * kColumns; i += kBackwardThreads) {
+  for (int i = threadIdx.x; kInverse && i < kStages * kColumns; i += kThreads) {
     reinterpret_cast<float4*>(memory + Layout::kStatistics)[i] = float4{};
   }
   fence_async_proxy();
@@ -125,8 +122,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         const int32_t channel0 = group_offset(column_view0, place, place.head);
         const int32_t channel1 = group_offset(column_view1, place, place.head);
         const int32_t channel_statistics = kInverse ? group_offset(statistics_view(params, nullptr), place, 0) : 0;
-        BoxWalk box;
-        for (int n = place.box_count(); n > 0; --n) {
+        for (BoxWalk box; !box.done(place); box.advance(plan, place)) {
           const int32_t at[kMaxRank] = {place.columns[0].begin + box.at[0], place.columns[1].begin + box.at[1],
                                         place.columns[2].begin + box.at[2]};
           const uint32_t target = aligned + Layout::kColumns0 + ring.stage * Layout::kStage;
@@ -141,7 +137,6 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
                      channel_statistics, at[2], at[1], at[0], place.batch * params.heads + place.head);
           }
           ring.advance();
-          box.advance(plan, place);
         }
       }
     }
@@ -157,7 +152,6 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
     uint32_t rows_parity = 0;
     for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       const Place place = locate<kInverse>(params, plan, params.heads, tile);
-      const int box_count = place.box_count();
       masks.move(params, place, rows);
       span.move(params, place);
       float2 row_statistics[2];
@@ -172,10 +166,9 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         }
       }
       float result0[kDim / 2] = {}, result1[kInverse ? kDim / 2 : 2] = {};
-      BoxWalk box;
       wait(&barriers.rows, rows_parity);
       rows_parity ^= 1;
-      for (int n = 0; n < box_count; ++n) {
+      for (BoxWalk box; !box.done(place); box.advance(plan, place)) {
         wait(&barriers.columns[ring.stage], ring.parity);
         if (span.meets(plan, box)) {
           const uint32_t columns0 = aligned + Layout::kColumns0 + ring.stage * Layout::kStage;
@@ -236,7 +229,6 @@ __global__ void __launch_bounds__(kBackwardThreads, 1)
         }
         if (lane == 0) arrive(&barriers.free[ring.stage]);
         ring.advance();
-        box.advance(plan, place);
       }
 
       if (lane == 0) arrive(&barriers.rows_free);

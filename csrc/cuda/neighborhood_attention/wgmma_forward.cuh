@@ -1,12 +1,10 @@
-// Forward Hopper kernel. One warp copies boxes of keys and values into rings of buffers; two warpgroups of 64 queries
-// each multiply. While the logits of a box are weighed, the product of the previous weights with its values runs.
+// Forward Hopper kernel. One warp copies boxes of keys and values into rings of buffers; warpgroups of 64 queries each
+// multiply. While the logits of a box are weighed, the product of the previous weights with its values runs.
 #pragma once
 
 #include "wgmma_tile.cuh"
 
 namespace visionattn::wgmma {
-
-constexpr int kForwardThreads = 3 * kGroupThreads;
 
 template <int kDim>
 struct ForwardLayout {
@@ -92,7 +90,7 @@ class Softmax {
 };
 
 template <typename T, int kDim>
-__global__ void __launch_bounds__(kForwardThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ NeighborhoodParams params, const __grid_constant__ Plan plan, uint32_t tiles,
                    const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
                    const __grid_constant__ CUtensorMap value_map) {
@@ -100,7 +98,6 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
   using Layout = ForwardLayout<kDim>;
   constexpr int kStages = Layout::kStages, kQueryStages = Layout::kQueryStages, kColumns = Layout::kColumns;
   constexpr uint32_t kPiece = Layout::kPiece;
-  constexpr int kMultiplyingWarps = 8;
   extern __shared__ unsigned char raw_memory[];
   __shared__ ForwardBarriers<kStages, kQueryStages> barriers;
   const uint32_t aligned = (shared_address(raw_memory) + Layout::kAlignment - 1) & ~(Layout::kAlignment - 1);
@@ -135,7 +132,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
       Ring<kStages> ring;
       for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const Place place = locate<false>(params, plan, params.heads, tile);
-        const int head_kv = place.head / (params.heads / params.heads_kv), box_count = place.box_count();
+        const int head_kv = place.head / (params.heads / params.heads_kv);
         const int32_t first[kMaxRank] = {place.rows[0].begin, place.rows[1].begin, place.rows[2].begin};
         uint64_t* barrier = &barriers.queries[query_ring.stage];
         wait(&barriers.queries_free[query_ring.stage], query_ring.parity ^ 1);
@@ -145,8 +142,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         query_ring.advance();
         const int32_t key_channel = group_offset(params.key, place, head_kv);
         const int32_t value_channel = group_offset(params.value, place, head_kv);
-        BoxWalk box;
-        for (int n = 0; n < box_count; ++n) {
+        for (BoxWalk box; !box.done(place); box.advance(plan, place)) {
           const int32_t at[kMaxRank] = {place.columns[0].begin + box.at[0], place.columns[1].begin + box.at[1],
                                         place.columns[2].begin + box.at[2]};
           wait(&barriers.keys_free[ring.stage], ring.parity ^ 1);
@@ -158,7 +154,6 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
           copy_tokens<kDim>(values + ring.stage * Layout::kStage, kPiece, &value_map, &barriers.values[ring.stage],
                             value_channel, at, place.batch);
           ring.advance();
-          box.advance(plan, place);
         }
       }
     }
@@ -173,15 +168,11 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
     Ring<kStages> key_ring, value_ring;
     // The warpgroups take turns in starting products, so that one weighs while the other multiplies.
     const auto take_turn = [&] { sync_named(1 + group, 2 * kGroupThreads); };
-    const auto give_turn = [&](bool last) {
-      if (group == 0 || !last) arrive_named(2 - group, 2 * kGroupThreads);
-    };
-    if (group == 1) arrive_named(1, 2 * kGroupThreads);  // the first turn
+    const auto give_turn = [&] { arrive_named(1 + (group + 1) % kGroups, 2 * kGroupThreads); };
+    if (group + 1 == kGroups) arrive_named(1, 2 * kGroupThreads);  // the first turn
 
     for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       const Place place = locate<false>(params, plan, params.heads, tile);
-      const int box_count = place.box_count();
-      const bool last_tile = tile + gridDim.x >= tiles;
       masks.move(params, place, rows);
       span.move(params, place);
       Softmax<kColumns / 2> softmax(log2_scale);
@@ -189,7 +180,6 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
       uint32_t weights[kColumns / 4];
       const uint32_t queries = aligned + query_ring.stage * Layout::kQueryStage + group * kGroupRows * kRowBytes;
       BoxWalk box;
-      int n = 0;
       const auto free_keys = [&] {
         if (lane == 0) arrive(&barriers.keys_free[key_ring.stage]);
         key_ring.advance();
@@ -213,16 +203,15 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
       };
 
       wait(&barriers.queries[query_ring.stage], query_ring.parity);
-      while (n < box_count) {
+      while (!box.done(place)) {
         if (!span.meets(plan, box)) {
           take_turn();
-          give_turn(last_tile && n + 1 == box_count);
+          give_turn();
           wait(&barriers.keys[key_ring.stage], key_ring.parity);
           free_keys();
           wait(&barriers.values[value_ring.stage], value_ring.parity);
           free_values();
           box.advance(plan, place);
-          ++n;
           continue;
         }
         wait(&barriers.keys[key_ring.stage], key_ring.parity);
@@ -230,7 +219,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         pin(logits);
         begin_products();
         start_logits();
-        give_turn(last_tile && n + 1 == box_count);
+        give_turn();
         masks.find(plan, box);
         wait_products<0>();
         pin(logits);
@@ -239,7 +228,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         if (softmax.weigh(logits, shrink)) shrink_output();
         pack<T>(weights, logits);
         box.advance(plan, place);
-        for (++n; n < box_count && span.meets(plan, box); ++n) {
+        while (!box.done(place) && span.meets(plan, box)) {
           wait(&barriers.keys[key_ring.stage], key_ring.parity);
           take_turn();
           pin(logits);
@@ -248,7 +237,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
           start_logits();
           wait(&barriers.values[value_ring.stage], value_ring.parity);
           start_output();
-          give_turn(last_tile && n + 1 == box_count);
+          give_turn();
           masks.find(plan, box);
           wait_products<1>();
           pin(logits);
@@ -287,6 +276,7 @@ __global__ void __launch_bounds__(kForwardThreads, 1)
         }
       }
     }
+    if (group == 0) take_turn();  // the last one, which nobody needs
   }
 #endif
 }

@@ -1,7 +1,7 @@
 #include "wgmma_plan.cuh"
 
 #include <algorithm>
-#include <compare>
+#include <array>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -11,101 +11,98 @@ namespace {
 
 constexpr int32_t kMaxKernel = (1 << 15) - 2 * kTileRows;  // positions of columns take 15 bits
 
-// Share of the time of a box of columns that both warpgroups spend if only one of them needs it.
+// Share of the time of a box of columns that is spent even on a warpgroup that doesn't need it.
 constexpr double kCopying = 0.25;
 
 // Sums over the tiles of an axis, by the extent of the boxes of columns.
 class AxisCosts {
  public:
   AxisCosts(const Axis& axis, bool inverse, int32_t tile, int32_t largest_box)
-      : boxes_(largest_box + 1), half_boxes_(largest_box + 1) {
+      : tile_(tile), boxes_(largest_box + 1), group_boxes_(largest_box + 1) {
     const int32_t length = axis.length / axis.dilation;
     const auto columns = [&](int32_t begin, int32_t end) {
       const Interval rows{begin, min_of(end, length)};
       if (rows.size() <= 0) return Interval{0, 0};
       return inverse ? met<true>(axis, length, rows) : met<false>(axis, length, rows);
     };
-    struct Pattern {
-      int32_t begin, middle[2], end;  // what both halves of a tile meet, and where the first ends and the second begins
-      auto operator<=>(const Pattern&) const = default;
-    };
-    std::map<Pattern, int32_t> patterns;  // how often
+    // What a tile meets, then what its parts of equal size do, from the first column on; and how often.
+    std::map<std::array<int32_t, 1 + 2 * kGroups>, int32_t> patterns;
     for (int32_t begin = 0; begin < length; begin += tile, ++tiles_) {
-      const Interval all = columns(begin, begin + tile), first = columns(begin, begin + tile / 2);
-      const Interval second = columns(begin + tile / 2, begin + tile);
-      const bool halved = tile > 1 && second.size() > 0;
-      ++patterns[{0,
-                  {halved ? first.end - all.begin : all.size(), halved ? second.begin - all.begin : all.size()},
-                  all.size()}];
+      const Interval all = columns(begin, begin + tile);
+      std::array<int32_t, 1 + 2 * kGroups> pattern{all.size()};
+      for (int32_t g = 0; tile % kGroups == 0 && g < kGroups; ++g) {
+        const Interval part = columns(begin + tile / kGroups * g, begin + tile / kGroups * (g + 1));
+        if (part.size() == 0) continue;
+        pattern[1 + 2 * g] = part.begin - all.begin;
+        pattern[2 + 2 * g] = part.end - all.begin;
+      }
+      ++patterns[pattern];
       widest_ = std::max(widest_, all.size());
     }
     for (int32_t box = 1; box <= largest_box; ++box) {
       const auto up = [box](int32_t position) { return (position + box - 1) / box; };
       for (const auto& [pattern, count] : patterns) {
-        boxes_[box] += int64_t(count) * up(pattern.end);
-        half_boxes_[box] += int64_t(count) * (up(pattern.middle[0]) + up(pattern.end) - pattern.middle[1] / box);
+        boxes_[box] += int64_t(count) * up(pattern[0]);
+        for (int32_t g = 0; g < kGroups; ++g) {
+          group_boxes_[box] += int64_t(count) * (up(pattern[2 + 2 * g]) - pattern[1 + 2 * g] / box);
+        }
       }
     }
   }
 
+  int32_t tile() const { return tile_; }
   int32_t tiles() const { return tiles_; }
   int32_t widest() const { return widest_; }
-  // Boxes of columns that tiles meet.
+  // Boxes of columns that tiles meet, and that their parts do.
   double boxes(int32_t extent) const { return static_cast<double>(boxes_[extent]); }
-  // The same of halves of tiles.
-  double half_boxes(int32_t extent) const { return static_cast<double>(half_boxes_[extent]); }
+  double group_boxes(int32_t extent) const { return static_cast<double>(group_boxes_[extent]); }
 
  private:
-  std::vector<int64_t> boxes_, half_boxes_;
+  int32_t tile_;
+  std::vector<int64_t> boxes_, group_boxes_;
   int32_t tiles_ = 0, widest_ = 1;
 };
 
 Cut cut_case(const NeighborhoodParams& params, bool inverse, int32_t box_columns) {
-  std::vector<AxisCosts> costs[kMaxRank];  // by the logarithm of the tile
-  double needed = 1;                       // products of a row and a column
+  std::vector<AxisCosts> costs[kMaxRank];
   for (int a = 0; a < kMaxRank; ++a) {
-    const Axis& axis = params.axes[a];
-    const int32_t length = axis.length / axis.dilation;
+    const int32_t length = params.axes[a].length / params.axes[a].dilation;
     for (int32_t tile = 1; tile <= kTileRows; tile *= 2) {
-      costs[a].emplace_back(axis, inverse, tile, box_columns);
+      costs[a].emplace_back(params.axes[a], inverse, tile, box_columns);
       if (tile >= length) break;
     }
-    int64_t sum = 0;
-    for (int32_t row = 0; row < length; ++row) sum += window(axis, length, row).size();
-    needed *= static_cast<double>(sum);
   }
   Cut best;
-  double lowest = 0;
-  for (size_t i = 0; i < costs[0].size(); ++i) {
-    for (size_t j = 0; j < costs[1].size(); ++j) {
-      for (size_t k = 0; k < costs[2].size(); ++k) {
-        if (1 << (i + j + k) > kTileRows) continue;
-        const AxisCosts &first = costs[0][i], &middle = costs[1][j], &last = costs[2][k];
-        const bool halved = 1 << (i + j + k) == kTileRows;  // along the first axis that isn't 1
+  for (const AxisCosts& first : costs[0]) {
+    for (const AxisCosts& middle : costs[1]) {
+      for (const AxisCosts& last : costs[2]) {
+        const int32_t tokens = first.tile() * middle.tile() * last.tile();
+        if (tokens > kTileRows) continue;
+        // A tile that is full is cut into the warpgroups' parts along its first axis.
+        const AxisCosts& parted = first.tile() > 1 ? first : middle.tile() > 1 ? middle : last;
+        const bool even = tokens == kTileRows;
         for (int32_t x = 1; x <= std::min(box_columns, last.widest()); ++x) {
           for (int32_t y = 1; y <= std::min(box_columns / x, middle.widest()); ++y) {
             const int32_t z = std::min(box_columns / (x * y), first.widest());
             const double boxes = first.boxes(z) * middle.boxes(y) * last.boxes(x);
-            double group_boxes = 2 * boxes;  // of warpgroups
-            if (halved && i > 0) {
-              group_boxes = first.half_boxes(z) * middle.boxes(y) * last.boxes(x);
-            } else if (halved && j > 0) {
-              group_boxes = first.boxes(z) * middle.half_boxes(y) * last.boxes(x);
-            } else if (halved) {
-              group_boxes = first.boxes(z) * middle.boxes(y) * last.half_boxes(x);
+            double group_boxes = kGroups * boxes;
+            if (even) {
+              const int32_t extent = &parted == &first ? z : &parted == &middle ? y : x;
+              group_boxes = boxes / parted.boxes(extent) * parted.group_boxes(extent);
             }
-            const double cost = kCopying * boxes + (1 - kCopying) * group_boxes / 2;
-            if (best.tiles > 0 && cost >= lowest) continue;
-            lowest = cost;
-            best.plan = {{1 << i, 1 << j, 1 << k}, {z, y, x}, {first.tiles(), middle.tiles(), last.tiles()}};
+            const double cost = kCopying * boxes + (1 - kCopying) * group_boxes / kGroups;
+            if (best.tiles > 0 && cost >= best.boxes) continue;
+            best.boxes = cost;
+            best.plan = {
+                {first.tile(), middle.tile(), last.tile()}, {z, y, x}, {first.tiles(), middle.tiles(), last.tiles()}};
             best.tiles = int64_t(first.tiles()) * middle.tiles() * last.tiles();
           }
         }
       }
     }
   }
+  best.boxes /= static_cast<double>(best.tiles);
   for (const Axis& axis : params.axes) best.tiles *= axis.dilation;
-  best.efficiency = needed / (lowest * kTileRows * box_columns);
   return best;
 }
 
@@ -191,8 +188,6 @@ bool aligned(const View& view) {
   for (const int64_t stride : view.spatial) result = result && stride % 8 == 0;
   return result;
 }
-
-bool worthwhile(const Cut& cut) { return cut.efficiency > 0.3; }
 
 bool make_map(CUtensorMap& map, const NeighborhoodParams& params, const View& view, int32_t heads, bool half,
               const int32_t (&extents)[kMaxRank]) {

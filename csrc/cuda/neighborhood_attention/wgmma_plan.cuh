@@ -12,7 +12,9 @@
 
 namespace visionattn::wgmma {
 
-constexpr int kTileRows = 128;
+constexpr int kGroupRows = 64;  // of a warpgroup: the height of its products
+constexpr int kGroups = 2;      // warpgroups of a block that multiply
+constexpr int kTileRows = kGroups * kGroupRows;
 constexpr int kPieceChannels = 64;  // copied at a time
 constexpr int kStatistics = 4;      // floats of a token in the backward pass: as few as can be copied
 
@@ -40,9 +42,6 @@ struct Place {
   int32_t batch, head;
   int32_t group[kMaxRank], length[kMaxRank];  // dilation group and its length
   Interval rows[kMaxRank], columns[kMaxRank];
-  int32_t boxes[kMaxRank];
-
-  VISIONATTN_HOST_DEVICE int32_t box_count() const { return boxes[0] * boxes[1] * boxes[2]; }
 };
 
 // Takes the last digit off a number in a mixed base; many bases are 1.
@@ -66,7 +65,6 @@ VISIONATTN_HOST_DEVICE Place locate(const NeighborhoodParams& params, const Plan
     place.length[a] = axis.length / axis.dilation;
     place.rows[a].end = min_of(place.rows[a].begin + plan.tile[a], place.length[a]);
     place.columns[a] = met<kInverse>(axis, place.length[a], place.rows[a]);
-    place.boxes[a] = (place.columns[a].size() + plan.box[a] - 1) / plan.box[a];
   }
   place.head = take_digit(index, heads);
   place.batch = index;
@@ -103,19 +101,16 @@ bool covered(const NeighborhoodParams& params, const void* kernel);
 // Of the current device.
 uint32_t multiprocessors();
 
-// How a case is cut, remembered between calls.
+// How a case is cut, remembered between calls, for boxes of at most so many columns.
 struct Cut {
   Plan plan;
-  int64_t tiles = 0;        // of one head and one batch entry
-  double efficiency = 0.0;  // part of the products computed that is needed
+  int64_t tiles = 0;   // of one head and one batch entry
+  double boxes = 0.0;  // of columns that a tile takes, on average; one that some warpgroups skip counts in part
 };
 const Cut& find_cut(const NeighborhoodParams& params, bool inverse, int32_t box_columns);
 
 // Whether the view's rows lie at multiples of 16 bytes.
 bool aligned(const View& view);
-
-// Whether the Hopper kernels are the fastest.
-bool worthwhile(const Cut& cut);
 
 // The map by which boxes with the given extents are copied from a view. Its first axis runs through the channels of
 // every head and every dilation group, see group_offset. False if there is none.

@@ -6,6 +6,9 @@
 
 namespace visionattn::wgmma {
 
+constexpr int kThreads = (1 + kGroups) * kGroupThreads;  // of a block; the first warpgroup copies
+constexpr int kMultiplyingWarps = kGroups * kGroupThreads / 32;
+
 struct Coordinates {
   int32_t at[kMaxRank];
 };
@@ -75,6 +78,10 @@ __device__ __forceinline__ int64_t token_offset(const NeighborhoodParams& params
 // Walks through the boxes of columns of a place, the last axis first.
 struct BoxWalk {
   int32_t at[kMaxRank] = {};  // from the first column
+
+  __device__ __forceinline__ bool done(const Place& place) const {
+    return at[0] >= place.columns[0].size() || place.columns[1].size() == 0 || place.columns[2].size() == 0;
+  }
 
   __device__ __forceinline__ void advance(const Plan& plan, const Place& place) {
     if ((at[2] += plan.box[2]) < place.columns[2].size()) return;
