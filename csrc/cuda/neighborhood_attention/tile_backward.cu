@@ -4,6 +4,7 @@
 
 #include "tile_launch.cuh"
 #include "tile_strip_backward.cuh"
+#include "tile_sums.cuh"
 
 namespace visionattn {
 namespace {
@@ -16,11 +17,28 @@ KernelChoice choose_pairs(int32_t pairs) {
     return KernelChoice{reinterpret_cast<const void*>(function), threads, held, held > 0};
   };
   if constexpr (kDim == 32) {
-    if (pairs <= 4) return kernel(backward_kernel<T, kDim, 4>, kBackwardThreads<kDim, 4>, 4);
-    if (pairs <= 5) return kernel(backward_kernel<T, kDim, 5>, kBackwardThreads<kDim, 5>, 5);
-    if (pairs <= 7) return kernel(backward_kernel<T, kDim, 7>, kBackwardThreads<kDim, 7>, 7);
+    if (pairs <= 4) return kernel(backward_kernel<T, kDim, 4, false>, kBackwardThreads<T, kDim, 4, false>, 4);
+    if (pairs <= 5) return kernel(backward_kernel<T, kDim, 5, false>, kBackwardThreads<T, kDim, 5, false>, 5);
+    if (pairs <= 7) return kernel(backward_kernel<T, kDim, 7, false>, kBackwardThreads<T, kDim, 7, false>, 7);
   }
-  return kernel(backward_kernel<T, kDim, 0>, kBackwardThreads<kDim, 0>, 0);
+  return kernel(backward_kernel<T, kDim, 0, false>, kBackwardThreads<T, kDim, 0, false>, 0);
+}
+
+template <typename T>
+KernelChoice choose_lined(int32_t dim) {
+  const auto kernel = [](auto* function, int32_t threads) {
+    return KernelChoice{reinterpret_cast<const void*>(function), threads, 0, false};
+  };
+  if (dim == 32) return kernel(backward_kernel<T, 32, 0, true>, kBackwardThreads<T, 32, 0, true>);
+  if constexpr (sizeof(T) == 2) {
+    if (dim == 64) return kernel(backward_kernel<T, 64, 0, true>, kBackwardThreads<T, 64, 0, true>);
+  }
+  return {};
+}
+
+KernelChoice choose_lined_backward(DataType dtype, int32_t dim, int32_t) {
+  if (dtype == DataType::float32) return choose_lined<float>(dim);
+  return dtype == DataType::float16 ? choose_lined<__half>(dim) : choose_lined<__nv_bfloat16>(dim);
 }
 
 template <typename T>
@@ -29,6 +47,7 @@ KernelChoice choose_dim(int32_t dim, int32_t pairs) {
 }
 
 KernelChoice choose_backward(DataType dtype, int32_t dim, int32_t pairs) {
+  if (dtype == DataType::float32) return choose_pairs<float, 32>(pairs);
   return dtype == DataType::float16 ? choose_dim<__half>(dim, pairs) : choose_dim<__nv_bfloat16>(dim, pairs);
 }
 
@@ -43,6 +62,7 @@ KernelChoice choose_strip(int32_t dim) {
 }
 
 KernelChoice choose_strip_backward(DataType dtype, int32_t dim) {
+  if (dtype == DataType::float32) return {};
   return dtype == DataType::float16 ? choose_strip<__half>(dim) : choose_strip<__nv_bfloat16>(dim);
 }
 
@@ -76,9 +96,10 @@ bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients
   if (!covered(params, dtype) || params.heads != params.heads_kv) return false;
   for (const View* view : {&params.query, &params.key, &params.value, &params.output, &gradients.grad_output,
                            &gradients.grad_query, &gradients.grad_key, &gradients.grad_value}) {
-    if (!readable(params, *view)) return false;
+    if (!readable(params, dtype, *view)) return false;
   }
-  const Launch& launch = find_launch(params, dtype, true, {choose_backward, choose_strip_backward});
+  const Launch launch =
+      find_launch(params, dtype, true, {choose_backward, choose_lined_backward, choose_strip_backward});
   if (!launch.supported || params.tokens() * params.heads * (launch.dim / 8) >= (int64_t(1) << 38)) return false;
   const int64_t positions = launch.plan.positions(), bins = params.rpb_size();
   const int64_t statistics_count = 2 * params.batch * params.tokens() * params.heads;
@@ -87,17 +108,21 @@ bool tile_backward(const NeighborhoodParams& params, const NeighborhoodGradients
       allocate_scratch(statistics_count + (bias ? params.heads * positions * bins : 0));
   float2* statistics = reinterpret_cast<float2*>(scratch.get());
   float* partial = bias ? scratch.get() + statistics_count : nullptr;
-  if (dtype == DataType::float16) {
+  if (dtype == DataType::float32) {
+    launch_statistics<float>(params, gradients, launch.dim, statistics, stream);
+  } else if (dtype == DataType::float16) {
     launch_statistics<__half>(params, gradients, launch.dim, statistics, stream);
   } else {
     launch_statistics<__nv_bfloat16>(params, gradients, launch.dim, statistics, stream);
   }
   const void* arguments[] = {&params, &gradients, &launch.plan, &statistics, &partial};
-  cudaLaunchKernel(launch.kernel, dim3(static_cast<uint32_t>(launch.blocks)), dim3(launch.threads),
-                   const_cast<void**>(arguments), launch.shared_bytes, stream);
+  start_kernel(launch.kernel, dim3(static_cast<uint32_t>(launch.blocks)), dim3(launch.threads), launch.shared_bytes,
+               stream, arguments, launch.overlaps);
   if (bias) {
     const dim3 grid(static_cast<uint32_t>((bins + 31) / 32), static_cast<uint32_t>(params.heads));
-    bias_kernel<<<grid, dim3(32, 16), 0, stream>>>(partial, static_cast<float*>(gradients.grad_rpb), positions, bins);
+    const void* sum_arguments[] = {&partial, &gradients.grad_rpb, &positions, &bins};
+    start_kernel(reinterpret_cast<const void*>(bias_kernel), grid, dim3(32, 16), 0, stream, sum_arguments,
+                 launch.overlaps);
   }
   return true;
 }

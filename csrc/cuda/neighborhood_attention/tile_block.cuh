@@ -1,11 +1,38 @@
 // What the forward and the backward tensor-core kernels share: a block's token lists, the copies into shared memory,
-// and the table that starts every product of rows and columns off with its bias, or with -infinity outside the window.
+// products of a warp's rows and columns, and the way back to global memory.
 #pragma once
 
+#include "tile_layout.cuh"
 #include "tile_mma.cuh"
-#include "tile_plan.cuh"
 
 namespace visionattn::tile {
+
+// A thread's place in its team. Teams pay where tables are large: for float32; otherwise a block is one team.
+template <typename T>
+struct Team {
+  int index, count;        // of the team, and of teams
+  int thread, size, warp;  // of the thread in the team, of the team in threads, and of the thread's warp in the team
+
+  __device__ __forceinline__ Team(const Plan& plan)
+      : index(0), count(1), thread(threadIdx.x), size(blockDim.x), warp(threadIdx.x / 32) {
+    if constexpr (sizeof(T) == 4) {
+      uint32_t rest = warp;
+      warp = take_small_digit(rest, plan.warp_count());
+      index = static_cast<int>(rest);
+      count = plan.teams;
+      size = plan.warp_count() * 32;
+      thread -= index * size;
+    }
+  }
+
+  __device__ __forceinline__ void sync() const {
+    if constexpr (sizeof(T) == 4) {
+      asm volatile("bar.sync %0, %1;" ::"r"(index + 1), "r"(size) : "memory");
+    } else {
+      __syncthreads();
+    }
+  }
+};
 
 // Row `row` (warp * kRows + row of the warp) of a block, in group coordinates. A row that doesn't exist gets the
 // coordinates of one that does.
@@ -27,6 +54,7 @@ __device__ __forceinline__ bool row_coordinates(const Plan& plan, const Place& p
 // Calls visit(row, exists, coordinates) for every row of the block.
 template <typename Visit>
 __device__ __forceinline__ void for_rows(const Plan& plan, const Place& place, Visit visit) {
+#pragma unroll 1
   for (int row = threadIdx.x; row < plan.row_count(); row += blockDim.x) {
     Coordinates c;
     const bool exists = row_coordinates(plan, place, row, c);
@@ -34,222 +62,118 @@ __device__ __forceinline__ void for_rows(const Plan& plan, const Place& place, V
   }
 }
 
-// Calls visit(column, coordinates) for every column of the block.
+// Length of a line of the block's columns in shared memory.
+template <bool kLined>
+__device__ __forceinline__ int32_t line_pitch(const Place& place) {
+  return kLined ? line_pitch(place.columns.axis[2]) : place.columns.axis[2].size();
+}
+
+// Calls visit(column, coordinates) for `count` columns of the block, in lines of `pitch`; what a line lacks repeats its
+// last column.
 template <typename Visit>
-__device__ __forceinline__ void for_columns(const Place& place, Visit visit) {
-  const int count = place.columns.volume();
+__device__ __forceinline__ void for_columns(const Place& place, int count, int pitch, Visit visit) {
+#pragma unroll 1
   for (int column = threadIdx.x; column < count; column += blockDim.x) {
-    Coordinates c = unravel(column, place.columns.axis[1].size(), place.columns.axis[2].size());
+    Coordinates c = unravel(column, place.columns.axis[1].size(), pitch);
 #pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) c.at[a] += place.columns.axis[a].begin;
+    for (int a = 0; a < kMaxRank; ++a)
+      c.at[a] = min_of(c.at[a] + place.columns.axis[a].begin, place.columns.axis[a].end - 1);
     visit(column, c);
   }
 }
 
-// Calls copy(position in the target, offsets of the token) for every 16 bytes of token rows that the thread copies.
-template <int kDim, typename Copy>
-__device__ __forceinline__ void for_chunks(const uint2* offsets, int count, Copy copy) {
-  constexpr int kChunks = Rows<kDim>::kChunks;
-  const int chunk = threadIdx.x % kChunks, step = blockDim.x / kChunks;
-  int row = threadIdx.x / kChunks;
-  if constexpr (kDim == 32) {
-    // The step is a multiple of 8 rows, the period of the permutation of chunks.
-    uint32_t position = Rows<kDim>::offset(row) ^ (chunk * 16);
-    const uint32_t advance = step * Rows<kDim>::kBytes;
-    for (; row + 2 * step < count; row += 3 * step) {
-      const uint2 offset[3] = {offsets[row], offsets[row + step], offsets[row + 2 * step]};
-#pragma unroll
-      for (int i = 0; i < 3; ++i) {
-        copy(position, offset[i]);
-        position += advance;
-      }
-    }
-#pragma unroll 1
-    for (; row < count; row += step) {
-      copy(position, offsets[row]);
-      position += advance;
-    }
-  } else {
-#pragma unroll 2
-    for (; row < count; row += step) copy(Rows<kDim>::offset(row) ^ (chunk * 16), offsets[row]);
-  }
-}
-
-// Starts copying token rows of one head to shared memory; offsets are the first or the second of their pairs. Channels
-// from `dim` on are zero.
-template <int kDim, int kWhich>
-__device__ __forceinline__ void copy_tokens(uint32_t target, const char* source, const uint2* offsets, int count,
-                                            int dim) {
-  const int chunk = threadIdx.x % Rows<kDim>::kChunks;
-  const bool present = chunk * 8 < dim;
-  source += present ? chunk * 16 : 0;
-  for_chunks<kDim>(offsets, count, [&](uint32_t position, uint2 offset) {
-    copy_async_16(target + position, source + (kWhich == 0 ? offset.x : offset.y), present);
-  });
-}
-
-// The same for two tensors, one with the first and one with the second offsets.
-template <int kDim>
-__device__ __forceinline__ void copy_tokens(uint32_t target0, uint32_t target1, const char* source0,
-                                            const char* source1, const uint2* offsets, int count, int dim) {
-  const int chunk = threadIdx.x % Rows<kDim>::kChunks;
-  const bool present = chunk * 8 < dim;
-  source0 += present ? chunk * 16 : 0;
-  source1 += present ? chunk * 16 : 0;
-  for_chunks<kDim>(offsets, count, [&](uint32_t position, uint2 offset) {
-    copy_async_16(target0 + position, source0 + offset.x, present);
-    copy_async_16(target1 + position, source1 + offset.y, present);
-  });
-}
-
-// Coordinates packed into one word, 10 bits each below a guard bit (the first axis: 9). Subtracting words subtracts
-// coordinates, and a guard bit survives where the difference isn't negative.
-constexpr uint32_t kGuards = 1u << 31 | 1u << 21 | 1u << 10;
-
-__device__ __forceinline__ uint32_t pack_coordinates(const int32_t (&at)[kMaxRank]) {
-  return at[0] << 22 | at[1] << 11 | at[2];
-}
-
-// Lists the columns of a warp: their packed coordinates, with guards, relative to the corner of the warp's columns, and
-// what they add to the index of the bias (places); and for each pair of column blocks and each lane where the lane's
-// row lies in a matrix load (positions): in the lower half word for a load as it stands, the two blocks one after the
-// other, in the upper for a transposed one, the blocks side by side. Past the last column they point at one that
-// exists.
-template <int kDim>
-__device__ __forceinline__ void list_columns(const NeighborhoodParams& params, const Plan& plan, const Place& place,
-                                             const WarpPlace& warp, uint2* places, uint32_t* positions) {
-  const int count = warp.empty ? 0 : warp.columns.volume(), lane = threadIdx.x % 32;
-  const int extent1 = 2 * params.axes[1].kernel - 1, extent2 = 2 * params.axes[2].kernel - 1;
-  for (int pair = 0; pair < plan.pairs; ++pair) {
-    const int j = pair * 16 + lane % 16;
-    uint32_t offset = Rows<kDim>::offset(0);
-    uint2 where = {kGuards, 0};
-    if (j < count) {
-      const Coordinates c = unravel(j, warp.columns.axis[1].size(), warp.columns.axis[2].size());
-      int32_t row = 0;
-#pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) {
-        row = row * place.columns.axis[a].size() + c.at[a] + warp.columns.axis[a].begin - place.columns.axis[a].begin;
-      }
-      offset = Rows<kDim>::offset(row);
-      where = {pack_coordinates(c.at) | kGuards,
-               params.rpb == nullptr ? 0 : static_cast<uint32_t>((c.at[0] * extent1 + c.at[1]) * extent2 + c.at[2])};
-    }
-    if (lane < 16) places[j] = where;
-    const uint32_t straight = __shfl_sync(0xffffffffu, offset, lane / 16 * 8 + lane % 8);
-    positions[pair * 32 + lane] = (straight ^ (lane / 8 % 2 * 16)) | (offset ^ (lane / 16 * 16)) << 16;
-  }
-}
-
-// Brings the bias of a head to shared memory in half precision, divided by the scale since it is added before the
-// product is scaled; -infinity follows it. Without bias, a single 0 stands in. Loading starts at construction.
-class BiasCopy {
+// A team's list of units in shared memory: entries are made by its first warp, and seen by others behind a barrier.
+class UnitList {
  public:
-  __device__ __forceinline__ BiasCopy(const NeighborhoodParams& params, int head)
-      : bins_(params.rpb == nullptr ? 1 : static_cast<int>(params.rpb_size())),
-        source_(params.rpb == nullptr ? nullptr : static_cast<const float*>(params.rpb) + int64_t(bins_) * head) {
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) held_[i] = load(threadIdx.x + i * blockDim.x);
+  __device__ __forceinline__ UnitList(unsigned char* memory) : entries_(reinterpret_cast<UnitStarts*>(memory)) {}
+  __device__ __forceinline__ const UnitStarts& operator[](int i) const {
+    return entries_[i & (UnitStarts::kListed - 1)];
   }
 
-  __device__ __forceinline__ void finish(const NeighborhoodParams& params, __half* target) const {
-    const float inverse_scale = 1.f / static_cast<float>(params.scale);
-    const auto store = [&](int i, float value) {
-      const float scaled = fminf(fmaxf(value * inverse_scale, -6e4f), 6e4f);
-      if (i <= bins_) target[i] = i == bins_ ? __ushort_as_half(0xfc00) : __float2half_rn(scaled);
-    };
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) store(threadIdx.x + i * blockDim.x, held_[i]);
-    for (int i = threadIdx.x + kHeld * blockDim.x; i <= bins_; i += blockDim.x) store(i, load(i));
+  // `gradients` may be null. One lane works out one number.
+  template <int kBytes>
+  __device__ __forceinline__ void set(int i, const NeighborhoodParams& params, const NeighborhoodGradients* gradients,
+                                      const Unit& unit, int head, int head_kv) const {
+    UnitStarts& entry = entries_[i & (UnitStarts::kListed - 1)];
+    const int lane = threadIdx.x % 32;
+    if (lane < 4) {
+      entry.views[lane] = unit_start<kBytes>((&params.query)[lane], unit, lane == 1 || lane == 2 ? head_kv : head);
+    } else if (lane < 8 && gradients != nullptr) {
+      entry.views[lane] = unit_start<kBytes>((&gradients->grad_output)[lane - 4], unit, head);
+    } else if (lane == 8) {
+      entry.number = unit_number(params, unit);
+    }
   }
 
  private:
-  static constexpr int kHeld = 2;
-  int bins_;
-  const float* source_;
-  float held_[kHeld];
-
-  __device__ __forceinline__ float load(int i) const {
-    return source_ != nullptr && i < bins_ ? __ldg(source_ + i) : 0.f;
-  }
+  UnitStarts* entries_;
 };
 
-// Fills a warp's table. Entry (pair, lane) holds the lane's eight start values of
-// a pair of column blocks, in the order of two accumulators.
-template <bool kInverse>
-__device__ __forceinline__ void build_table(const NeighborhoodParams& params, const Plan& plan, const Place& place,
-                                            const WarpPlace& warp, const uint2* places, const __half* bias,
-                                            uint4* table) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int count = warp.columns.volume();
-  const int extent1 = 2 * params.axes[1].kernel - 1, extent2 = 2 * params.axes[2].kernel - 1;
-  const bool biased = params.rpb != nullptr;
-  const int sign = kInverse ? -1 : 1, pad = biased ? static_cast<int>(params.rpb_size()) : 1;
-  uint32_t lowest[2], highest[2];  // column that a row meets, packed; the latter with guards on top
-  int index[2];                    // of the bias of the column at the corner
+// Calls copy(position in the target, offsets of the token) for every 16 bytes of token rows that the thread copies.
+template <int kRowBytes, typename Team, typename Copy>
+__device__ __forceinline__ void for_chunks(const Team& team, const uint2* offsets, int count, Copy copy) {
+  constexpr int kChunks = Rows<kRowBytes>::kChunks;
+  const int chunk = threadIdx.x % kChunks, step = team.size / kChunks;
+  int row = team.thread / kChunks;
+  // Where steps are a multiple of 8 rows, the period of the permutation of chunks, positions are evenly spaced.
+  uint32_t position = Rows<kRowBytes>::offset(row) ^ (chunk * 16);
+  const auto position_of = [&](int i) {
+    return kRowBytes == 64 ? position + i * step * kRowBytes : Rows<kRowBytes>::offset(row + i * step) ^ (chunk * 16);
+  };
+  for (; row + 2 * step < count; row += 3 * step) {
+    const uint2 offset[3] = {offsets[row], offsets[row + step], offsets[row + 2 * step]};
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    Coordinates row;
-    row_coordinates(plan, place, threadIdx.x / 32 * kRows + g + 8 * h, row);
-    int32_t begin[kMaxRank], last[kMaxRank], distance[kMaxRank];
-    bool none = false;
-#pragma unroll
-    for (int a = 0; a < kMaxRank; ++a) {
-      const int corner = warp.columns.axis[a].begin;
-      const Interval met = attended<kInverse>(params.axes[a], place.length[a], row.at[a]);
-      none = none || met.size() <= 0;
-      begin[a] = met.begin - corner;
-      last[a] = met.end - 1 - corner;
-      distance[a] = sign * (corner - row.at[a]) + params.axes[a].kernel - 1;
-    }
-    lowest[h] = none ? 1 : pack_coordinates(begin);
-    highest[h] = none ? 2 * kGuards : pack_coordinates(last) + 2 * kGuards;
-    index[h] = biased ? (distance[0] * extent1 + distance[1]) * extent2 + distance[2] : 0;
+    for (int i = 0; i < 3; ++i) copy(position_of(i), offset[i]);
+    position += 3 * step * kRowBytes;
   }
 #pragma unroll 1
-  for (int pair = 0; pair < plan.pairs; ++pair) {
-    __half value[2][2][2];  // column block, row, column
-#pragma unroll
-    for (int block = 0; block < 2; ++block) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int j = pair * 16 + block * 8 + 2 * t + e;
-        const uint2 where = places[j];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const uint32_t inside = (where.x - lowest[h]) & (highest[h] - where.x) & kGuards;
-          const bool met = inside == kGuards && j < count;
-          value[block][h][e] = bias[met ? index[h] + sign * static_cast<int>(where.y) : pad];
-        }
-      }
-    }
-    const auto join = [](const __half(&x)[2]) {
-      return static_cast<uint32_t>(__half_as_ushort(x[0])) | static_cast<uint32_t>(__half_as_ushort(x[1])) << 16;
-    };
-    table[pair * 32 + lane] = {join(value[0][0]), join(value[0][1]), join(value[1][0]), join(value[1][1])};
+  for (; row < count; row += step) {
+    copy(position_of(0), offsets[row]);
+    position += step * kRowBytes;
   }
 }
 
-__device__ __forceinline__ void unpack_start(float (&left)[4], float (&right)[4], const uint4& start) {
-  const auto set = [](float& low, float& high, uint32_t packed) {
-    const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&packed));
-    low = values.x;
-    high = values.y;
-  };
-  set(left[0], left[1], start.x);
-  set(left[2], left[3], start.y);
-  set(right[0], right[1], start.z);
-  set(right[2], right[3], start.w);
+// Lined kernels read past the last column of a block, of which nothing comes but must be a number: clears as much
+// behind both tensors' columns in all buffers, before any copy. `second`: where the second tensor's columns start.
+template <typename T, int kRowBytes, typename Layout>
+__device__ __forceinline__ void clear_past(unsigned char* memory, const Layout& layout, const Plan& plan, int columns,
+                                           int second) {
+  constexpr int kPast = 32 * kRowBytes / 16;
+  for (int s = 0; s < plan.stages * plan.teams; ++s) {
+    for (int i = threadIdx.x; i < 2 * kPast; i += blockDim.x) {
+      const int start = s * layout.stage + (i < kPast ? 0 : second) + columns * kRowBytes;
+      reinterpret_cast<uint4*>(memory + start)[i % kPast] = {0, 0, 0, 0};
+    }
+  }
+  __syncthreads();
+}
+
+// What to copy of two tensors that share a list.
+enum Part { kFirst, kSecond, kBoth };
+
+// Starts copying token rows of one head of two tensors, or of one of them, to shared memory; the offsets are pairs.
+// Bytes of a row from `bytes` on are zero.
+template <int kRowBytes, Part kPart, typename Team>
+__device__ __forceinline__ void copy_tokens(const Team& team, uint32_t target0, uint32_t target1, const char* source0,
+                                            const char* source1, const uint2* offsets, int count, int bytes) {
+  const int chunk = threadIdx.x % Rows<kRowBytes>::kChunks;
+  const bool present = chunk * 16 < bytes;
+  source0 += present ? chunk * 16 : 0;
+  source1 += present ? chunk * 16 : 0;
+  for_chunks<kRowBytes>(team, offsets, count, [&](uint32_t position, uint2 offset) {
+    if constexpr (kPart != kSecond) copy_async_16(target0 + position, source0 + offset.x, present);
+    if constexpr (kPart != kFirst) copy_async_16(target1 + position, source1 + offset.y, present);
+  });
 }
 
 // Products of a warp's rows with a pair of column blocks; `address` is the lane's for the columns' first channels. The
 // accumulators start at left_start and right_start.
-template <typename T, int kDim>
+template <typename T, int kSteps>
 __device__ __forceinline__ void multiply_pair(float (&left)[4], float (&right)[4], const float (&left_start)[4],
-                                              const float (&right_start)[4], const uint32_t (&rows)[kDim / 16][4],
+                                              const float (&right_start)[4], const Left<T> (&rows)[kSteps],
                                               uint32_t address) {
 #pragma unroll
-  for (int step = 0; step < kDim / 16; ++step) {
+  for (int step = 0; step < kSteps; ++step) {
     uint32_t columns[4];
     load_matrices(columns, address ^ (step * 32));
     if (step == 0) {
@@ -275,11 +199,38 @@ __device__ __forceinline__ void accumulate_pair(float (&acc)[kDim / 8][4], const
   }
 }
 
-// The left operand from a warp's 16 rows; `address` is the lane's for the first channels.
-template <int kDim>
-__device__ __forceinline__ void load_rows(uint32_t (&rows)[kDim / 16][4], uint32_t address) {
+// Matrix loads can't transpose 32-bit elements: addresses of the lane's words of the four columns it needs, 2t, 2t + 1
+// and 8 further on.
+struct Words {
+  uint32_t at[4];
+};
+
+__device__ __forceinline__ Words operator+(uint32_t base, Words words) {
 #pragma unroll
-  for (int step = 0; step < kDim / 16; ++step) load_matrices(rows[step], address ^ (step * 32));
+  for (int i = 0; i < 4; ++i) words.at[i] += base;
+  return words;
+}
+
+template <typename T, int kDim>
+__device__ __forceinline__ void accumulate_pair(float (&acc)[kDim / 8][4], const float (&weights)[2][4],
+                                                const Words& words) {
+#pragma unroll
+  for (int block = 0; block < 2; ++block) {
+    Split operand;
+    split_accumulator(operand, weights[block]);
+#pragma unroll
+    for (int i = 0; i < kDim / 8; ++i) {
+      multiply<T>(acc[i], acc[i], operand, load_word(words.at[2 * block] ^ (i * 32)),
+                  load_word(words.at[2 * block + 1] ^ (i * 32)));
+    }
+  }
+}
+
+// The left operand from a warp's 16 rows; `address` is the lane's for the first channels.
+template <typename T, int kSteps>
+__device__ __forceinline__ void load_rows(Left<T> (&rows)[kSteps], uint32_t address) {
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) load_left(rows[step], address ^ (step * 32));
 }
 
 // Writes a warp's 16 rows, row g scaled by scale[0] and row g + 8 by scale[1], to global memory by way of `buffer`, a
@@ -288,33 +239,36 @@ __device__ __forceinline__ void load_rows(uint32_t (&rows)[kDim / 16][4], uint32
 constexpr uint32_t kNoToken = 0xffffffff;
 
 template <typename T, int kDim>
-__device__ __forceinline__ void store_rows(void* target, const uint32_t* offsets, int dim,
+__device__ __forceinline__ void store_rows(void* target, const uint32_t* offsets, int bytes,
                                            const float (&acc)[kDim / 8][4], const float (&scale)[2],
                                            unsigned char* buffer, int first) {
-  constexpr int kChunks = Rows<kDim>::kChunks;
+  using Row = Rows<kDim * sizeof(T)>;
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   __syncwarp();
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    unsigned char* row = buffer + t * 4;
-    const uint32_t offset = Rows<kDim>::offset(first + g + 8 * h);
+    const uint32_t offset = Row::offset(first + g + 8 * h);
 #pragma unroll
     for (int block = 0; block < kDim / 8; ++block) {
-      *reinterpret_cast<uint32_t*>(row + (offset ^ (block * 16))) =
-          pack<T>(acc[block][2 * h] * scale[h], acc[block][2 * h + 1] * scale[h]);
+      const float low = acc[block][2 * h] * scale[h], high = acc[block][2 * h + 1] * scale[h];
+      if constexpr (sizeof(T) == 4) {
+        *reinterpret_cast<float2*>(buffer + (offset ^ (block * 32 + t * 8))) = {low, high};
+      } else {
+        *reinterpret_cast<uint32_t*>(buffer + (offset ^ (block * 16 + t * 4))) = pack<T>(low, high);
+      }
     }
   }
   __syncwarp();
-  const int chunk = lane % kChunks;
-  if (chunk * 8 >= dim) return;
+  const int chunk = lane % Row::kChunks;
+  if (chunk * 16 >= bytes) return;
   char* to = static_cast<char*>(target) + chunk * 16;
 #pragma unroll
-  for (int pass = 0; pass < kChunks / 2; ++pass) {
-    const int row = pass * (32 / kChunks) + lane / kChunks;
+  for (int pass = 0; pass < Row::kChunks / 2; ++pass) {
+    const int row = pass * (32 / Row::kChunks) + lane / Row::kChunks;
     const uint32_t offset = offsets[row];
     if (offset != kNoToken) {
       *reinterpret_cast<uint4*>(to + offset) =
-          *reinterpret_cast<const uint4*>(buffer + (Rows<kDim>::offset(first + row) ^ (chunk * 16)));
+          *reinterpret_cast<const uint4*>(buffer + (Row::offset(first + row) ^ (chunk * 16)));
     }
   }
 }

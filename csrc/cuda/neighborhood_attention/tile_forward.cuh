@@ -1,113 +1,120 @@
 // Forward tensor-core kernel: see tile_plan.cuh for how the work is cut. Rows are queries, columns are keys.
 #pragma once
 
-#include "tile_block.cuh"
+#include "tile_columns.cuh"
 
 namespace visionattn::tile {
 
-template <int kDim>
-constexpr int kForwardThreads = kDim == 32   ? 512
-                                : kDim == 64 ? 384
-                                             : 256;
-
-// What to copy to shared memory.
-enum Part { kQueriesKeys, kValues, kAll };
+template <typename T, int kDim>
+constexpr int kForwardThreads = sizeof(T) == 4 || kDim == 128 ? 256
+                                : kDim == 64                  ? 384
+                                                              : 512;
 
 // kPairs: pairs of column blocks that are in registers at a time. With kWhole, a warp's columns are no more than that.
-template <typename T, int kDim, int kPairs, bool kWhole>
-__global__ void __launch_bounds__(kForwardThreads<kDim>)
+template <typename T, int kDim, int kPairs, bool kWhole, bool kLined>
+__global__ void __launch_bounds__(kForwardThreads<T, kDim>)
     forward_kernel(const __grid_constant__ NeighborhoodParams params, const __grid_constant__ Plan plan) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  const ForwardLayout layout(plan, Rows<kDim>::kBytes, params.rpb == nullptr ? 1 : params.rpb_size());
+  const int bins = params.rpb == nullptr ? 1 : static_cast<int>(params.rpb_size());
+  constexpr int kRowBytes = kDim * sizeof(T);
+  using Row = Rows<kRowBytes>;
+  const ForwardLayout layout(plan, kRowBytes, bins, line_distances(params));
   const Place place = locate<false>(params, plan, blockIdx.x);
   const BiasCopy bias_copy(params, place.head);
-  const int lane = threadIdx.x % 32, warp_index = threadIdx.x / 32;
+  const Team<T> team(plan);
+  const int lane = threadIdx.x % 32, warp_index = team.warp;
   const WarpPlace warp = locate_warp<false>(params, plan, place, warp_index);
-  const int columns = place.columns.volume();
+  const int pitch = line_pitch<kLined>(place);
+  const int columns = place.columns.axis[0].size() * place.columns.axis[1].size() * pitch;
 
   uint2* column_offsets = reinterpret_cast<uint2*>(memory + layout.columns);  // key, value
   uint2* row_offsets = reinterpret_cast<uint2*>(memory + layout.rows);        // query, number of the token
   uint32_t* output_offsets = reinterpret_cast<uint32_t*>(memory + layout.results);
-  uint32_t* positions = reinterpret_cast<uint32_t*>(memory + layout.positions) + warp_index * plan.pairs * 32;
-  uint2* places = reinterpret_cast<uint2*>(memory + layout.places) + warp_index * plan.pairs * 16;
-  __half* bias = reinterpret_cast<__half*>(memory + layout.bias);
-  for_columns(place, [&](int column, const Coordinates& c) {
-    column_offsets[column] = {token_offset(params, place, params.key, c), token_offset(params, place, params.value, c)};
+  for_columns(place, columns, pitch, [&](int column, const Coordinates& c) {
+    column_offsets[column] = {token_offset<sizeof(T)>(params, place, params.key, c),
+                              token_offset<sizeof(T)>(params, place, params.value, c)};
   });
   for_rows(plan, place, [&](int row, bool exists, const Coordinates& c) {
-    row_offsets[row] = {token_offset(params, place, params.query, c),
+    row_offsets[row] = {token_offset<sizeof(T)>(params, place, params.query, c),
                         static_cast<uint32_t>(token_number(params, place, c))};
-    output_offsets[row] = exists ? token_offset(params, place, params.output, c) : kNoToken;
+    output_offsets[row] = exists ? token_offset<sizeof(T)>(params, place, params.output, c) : kNoToken;
   });
   __syncthreads();
 
   const int head = place.head, head_kv = head / (params.heads / params.heads_kv);
-  const auto start = [&](Part part, const Unit& unit, int stage) {
-    const uint32_t target = shared_address(memory) + stage * layout.stage;
-    if (part != kValues) {
-      copy_tokens<kDim, 0>(target + layout.queries, unit_start(params.query, unit, head), row_offsets, plan.row_count(),
-                           params.dim);
+  const int row_bytes = params.dim * static_cast<int>(sizeof(T));
+  const auto start = [&](auto part, const Unit& unit, int stage) {  // kFirst: queries and keys; kSecond: values
+    constexpr Part kPart = decltype(part)::value;
+    const uint32_t target = shared_address(memory) + team.index * layout.team + stage * layout.stage;
+    if constexpr (kPart != kSecond) {
+      copy_tokens<kRowBytes, kFirst>(team, target + layout.queries, 0, unit_start<sizeof(T)>(params.query, unit, head),
+                                     nullptr, row_offsets, plan.row_count(), row_bytes);
     }
-    if (part == kAll) {
-      copy_tokens<kDim>(target, target + layout.values, unit_start(params.key, unit, head_kv),
-                        unit_start(params.value, unit, head_kv), column_offsets, columns, params.dim);
-    } else if (part == kQueriesKeys) {
-      copy_tokens<kDim, 0>(target, unit_start(params.key, unit, head_kv), column_offsets, columns, params.dim);
-    } else {
-      copy_tokens<kDim, 1>(target + layout.values, unit_start(params.value, unit, head_kv), column_offsets, columns,
-                           params.dim);
-    }
+    copy_tokens<kRowBytes, kPart>(
+        team, target, target + layout.values, unit_start<sizeof(T)>(params.key, unit, head_kv),
+        unit_start<sizeof(T)>(params.value, unit, head_kv), column_offsets, columns, row_bytes);
     commit_copies();
   };
+  constexpr std::integral_constant<Part, kFirst> queries_keys;
+  constexpr std::integral_constant<Part, kSecond> values;
+  constexpr std::integral_constant<Part, kBoth> all;
+  if constexpr (kLined) clear_past<T, kRowBytes>(memory, layout, plan, columns, layout.values);
   Unit unit(params, plan, place);
-  start(plan.split ? kQueriesKeys : kAll, unit, 0);
+  const int units = (place.units() - team.index + team.count - 1) / team.count;
+  if (team.index > 0) unit.advance(params, plan, place, team.index);
+  if (units > 0) {
+    if (plan.split) {
+      start(queries_keys, unit, 0);
+    } else {
+      start(all, unit, 0);
+    }
+  }
 
-  bias_copy.finish(params, bias);
-  list_columns<kDim>(params, plan, place, warp, places, positions);
+  bias_copy.finish(params, reinterpret_cast<Start<T>*>(memory + layout.bias));
+  auto own = [&] {
+    if constexpr (kLined) {
+      return LinedColumns<T, kRowBytes, false>(params, plan, place, team, warp, pitch, layout.table, memory);
+    } else {
+      constexpr int kHeld = kWhole && sizeof(T) == 2 ? kPairs : 0;
+      return ListedColumns<T, kRowBytes, false, kHeld>(params, plan, place, team, warp, layout, memory);
+    }
+  }();
   __syncthreads();
-  uint4* table = reinterpret_cast<uint4*>(memory + layout.table) + warp_index * plan.pairs * 32;
-  if (!warp.empty) {
-    build_table<false>(params, plan, place, warp, places, bias, table);
-  }
-  const uint32_t row_position = Rows<kDim>::offset(warp_index * kRows + lane % 16) ^ (lane / 16 * 16);
-  uint32_t whole_positions[kPairs];
-  if constexpr (kWhole) {
-#pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) whole_positions[pair] = positions[pair * 32 + lane];
-  }
+  own.build(params, plan, place, team, warp, layout, memory);
+  if (team.count > 1) __syncthreads();
+  const uint32_t row_position = Row::offset(warp_index * kRows + lane % 16) ^ (lane / 16 * 16);
   const float log2_scale = static_cast<float>(params.scale) * 1.4426950408889634f;
   const bool store_lse = lane % 4 < 2 && output_offsets[warp_index * kRows + lane / 4 + lane % 4 * 8] != kNoToken;
   const int64_t lse_offset = int64_t(row_offsets[warp_index * kRows + lane / 4 + lane % 2 * 8].y) * params.heads + head;
 
   int stage = 0;
   const bool mine = !warp.empty;
-  for (int left = place.units(); left > 0; --left) {
+  for (int left = units; left > 0; --left) {
     const bool more = left > 1;
     Unit next = unit;
-    if (more) next.advance(params, plan, place);
+    if (more) next.advance(params, plan, place, team.count);
     wait_copies();
-    __syncthreads();
+    team.sync();
     if (plan.split) {
-      start(kValues, unit, 0);
+      start(values, unit, 0);
     } else if (plan.stages == 2 && more) {
-      start(kAll, next, stage ^ 1);
+      start(all, next, stage ^ 1);
     }
-    unsigned char* buffer = memory + stage * layout.stage;
+    unsigned char* buffer = memory + team.index * layout.team + stage * layout.stage;
     const uint32_t key_base = shared_address(buffer), value_base = key_base + layout.values;
     float output[kDim / 8][4] = {}, sum[4] = {};  // the sum of a row's weights is in sum[0], of row + 8 in sum[2]
     float maximum[2] = {-INFINITY, -INFINITY};
-    uint32_t queries[kDim / 16][4];
-    if (mine) load_rows<kDim>(queries, key_base + layout.queries + row_position);
+    Left<T> queries[kRowBytes / 32];
+    if (mine) load_rows<T>(queries, key_base + layout.queries + row_position);
 
     // The weights of kPairs pairs of column blocks from `base` on, as left operands.
-    const auto weigh = [&](int base, uint32_t (&weights)[kPairs][4]) {
+    const auto weigh = [&](int base, Weights<T>(&weights)[kPairs]) {
       float score[2 * kPairs][4];
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        unpack_start(score[2 * pair], score[2 * pair + 1], table[(base + pair) * 32 + lane]);
-        const uint32_t position = kWhole ? whole_positions[pair] : positions[(base + pair) * 32 + lane];
-        multiply_pair<T, kDim>(score[2 * pair], score[2 * pair + 1], score[2 * pair], score[2 * pair + 1], queries,
-                               key_base + (position & 0xffff));
+        own.start(base + pair, score[2 * pair], score[2 * pair + 1]);
+        multiply_pair<T>(score[2 * pair], score[2 * pair + 1], score[2 * pair], score[2 * pair + 1], queries,
+                         key_base + own.straight(base + pair));
       }
       float scaled[2];
 #pragma unroll
@@ -143,27 +150,25 @@ __global__ void __launch_bounds__(kForwardThreads<kDim>)
         pack_operand<T>(weights[pair], score[2 * pair], score[2 * pair + 1]);
       }
     };
-    const auto accumulate = [&](int base, const uint32_t (&weights)[kPairs][4]) {
-      const uint32_t ones = pack<T>(1.f, 1.f);
+    const auto accumulate = [&](int base, const Weights<T>(&weights)[kPairs]) {
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
-        multiply<T>(sum, sum, weights[pair], ones, ones);
-        const uint32_t position = kWhole ? whole_positions[pair] : positions[(base + pair) * 32 + lane];
-        accumulate_pair<T, kDim>(output, weights[pair], value_base + (position >> 16));
+        add_weights<T>(sum, weights[pair]);
+        accumulate_pair<T, kDim>(output, weights[pair], value_base + own.side(base + pair));
       }
     };
     if constexpr (kWhole) {
-      uint32_t weights[kPairs][4];
+      Weights<T> weights[kPairs];
       if (mine) weigh(0, weights);
       if (plan.split) {
         wait_copies();
-        __syncthreads();
-        if (more) start(kQueriesKeys, next, 0);
+        team.sync();
+        if (more) start(queries_keys, next, 0);
       }
       if (mine) accumulate(0, weights);
     } else if (mine) {
-      for (int base = 0; base < plan.pairs; base += kPairs) {
-        uint32_t weights[kPairs][4];
+      for (int base = 0; base < own.pairs(); base += kPairs) {
+        Weights<T> weights[kPairs];
         weigh(base, weights);
         accumulate(base, weights);
       }
@@ -176,15 +181,16 @@ __global__ void __launch_bounds__(kForwardThreads<kDim>)
             ((h == 0 ? maximum[0] : maximum[1]) * log2_scale + log2_approximate(h == 0 ? sum[0] : sum[2])) *
             0.6931471805599453f;
       }
-      unsigned char* staging = plan.split ? memory + layout.places : buffer + layout.queries;
-      store_rows<T, kDim>(unit_start(params.output, unit, head), output_offsets + warp_index * kRows, params.dim,
-                          output, normaliser, staging, warp_index * kRows);
+      unsigned char* staging =
+          plan.split ? memory + layout.places + team.index * plan.row_count() * kRowBytes : buffer + layout.queries;
+      store_rows<T, kDim>(unit_start<sizeof(T)>(params.output, unit, head), output_offsets + warp_index * kRows,
+                          row_bytes, output, normaliser, staging, warp_index * kRows);
     }
     if (plan.stages == 2) {
       stage ^= 1;
     } else if (!plan.split) {
-      __syncthreads();
-      if (more) start(kAll, next, 0);
+      team.sync();
+      if (more) start(all, next, 0);
     }
     unit = next;
   }

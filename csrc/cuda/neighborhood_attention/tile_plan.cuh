@@ -5,7 +5,7 @@
 // or, where rows are keys and columns queries, of their inverse windows. Which row meets which column, and with which
 // bias, is worked out once and then serves for all boxes that look alike: those of every batch entry, of every dilation
 // group of the same length, and of every position away from the borders. Such a box is a unit of work; a block does
-// several.
+// several; its warps may form teams that take turns at them and share what was worked out.
 #pragma once
 
 #include "common/neighborhood_params.h"
@@ -25,9 +25,11 @@ constexpr int kMaxClasses = 160;
 
 struct Plan {
   int32_t rows[kMaxRank];   // box of a warp, at most kRows * tiles tokens
-  int32_t warps[kMaxRank];  // box of warps in a block
+  int32_t warps[kMaxRank];  // box of warps in a block, or in a team
+  int32_t teams = 1;        // of a block
   int32_t tiles = 1;        // matrix tiles of kRows rows of a warp
-  int32_t columns;          // capacity of a block, in tokens
+  int32_t columns[2];       // capacity of a block whose rows are queries, or keys: in tokens,
+  int32_t line_pairs[2];    // and, of lined kernels, of a line of a warp's columns: in pairs; otherwise 0
   int32_t pairs;            // capacity of a warp, in pairs of 8 columns
   int32_t stages;           // copies of the token buffers: with 2, one fills while the other is used
   bool split;               // forward: keys and values are loaded in turns, each while the other's are used
@@ -38,6 +40,7 @@ struct Plan {
   // If the plan is plain, every box is a class of its own, and there are no lists of them: class_counts are boxes, and
   // tiles_along those of a group.
   bool plain;
+  int32_t element;  // bytes of an element: 2, or 4 for float32, whose bias is in the same precision
   int32_t tiles_along[kMaxRank];
   int32_t class_counts[kMaxRank];
   AxisClass classes[kMaxRank][kMaxAxisClasses];
@@ -46,7 +49,9 @@ struct Plan {
   VISIONATTN_HOST_DEVICE int32_t class_count() const { return class_counts[0] * class_counts[1] * class_counts[2]; }
   VISIONATTN_HOST_DEVICE int32_t warp_count() const { return warps[0] * warps[1] * warps[2]; }
   VISIONATTN_HOST_DEVICE int32_t row_count() const { return warp_count() * tiles * kRows; }
-  VISIONATTN_HOST_DEVICE int32_t thread_count() const { return warp_count() * 32; }
+  VISIONATTN_HOST_DEVICE int32_t thread_count() const { return teams * warp_count() * 32; }
+  // Bytes of a line of a lined kernel's table.
+  VISIONATTN_HOST_DEVICE int32_t table_line(bool inverse) const { return line_pairs[inverse] * rows[2] * 16 * element; }
   // Blocks of one head and one chunk of the batch; and of one head.
   VISIONATTN_HOST_DEVICE int32_t chunk_positions() const { return plain ? class_count() : first_block[class_count()]; }
   VISIONATTN_HOST_DEVICE int32_t positions() const { return chunk_positions() * chunks; }
@@ -96,6 +101,18 @@ VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, Inter
 VISIONATTN_HOST_DEVICE int32_t take_digit(uint32_t& number, uint32_t base) {
   if (base == 1) return 0;
   const uint32_t rest = number / base, digit = number - rest * base;
+  number = rest;
+  return static_cast<int32_t>(digit);
+}
+
+// Takes the last digit off a small number (below 2^16).
+VISIONATTN_HOST_DEVICE int32_t take_small_digit(uint32_t& number, uint32_t base) {
+#if defined(__CUDA_ARCH__)
+  const uint32_t rest = __float2uint_rz(__fdividef(__uint2float_rn(number) + 0.5f, __uint2float_rn(base)));
+#else
+  const uint32_t rest = number / base;
+#endif
+  const uint32_t digit = number - rest * base;
   number = rest;
   return static_cast<int32_t>(digit);
 }
@@ -178,10 +195,14 @@ struct Unit {
     find_box(params, plan, place);
   }
 
-  VISIONATTN_HOST_DEVICE void advance(const NeighborhoodParams& params, const Plan& plan, const Place& place) {
-    if (++batch < place.batch_end) return;
-    batch = place.batch_begin;
-    box += place.box_step;
+  VISIONATTN_HOST_DEVICE void advance(const NeighborhoodParams& params, const Plan& plan, const Place& place,
+                                      int32_t steps = 1) {
+    batch += steps;
+    if (batch < place.batch_end) return;
+    do {
+      batch -= place.batch_end - place.batch_begin;
+      box += place.box_step;
+    } while (batch >= place.batch_end);
     find_box(params, plan, place);
   }
 
@@ -211,7 +232,7 @@ VISIONATTN_HOST_DEVICE WarpPlace locate_warp(const NeighborhoodParams& params, c
   result.empty = false;
 #pragma unroll
   for (int a = kMaxRank - 1; a >= 0; --a) {
-    const int32_t begin = place.rows.axis[a].begin + take_digit(warp, plan.warps[a]) * plan.rows[a];
+    const int32_t begin = place.rows.axis[a].begin + take_small_digit(warp, plan.warps[a]) * plan.rows[a];
     result.rows.axis[a] = {begin, min_of(begin + plan.rows[a], place.rows.axis[a].end)};
     if (result.rows.axis[a].size() <= 0) {
       result.empty = true;
@@ -223,21 +244,14 @@ VISIONATTN_HOST_DEVICE WarpPlace locate_warp(const NeighborhoodParams& params, c
   return result;
 }
 
+// Lined kernels: length in shared memory of a line of a block's columns, which go along the last axis. It is a multiple
+// of 8 tokens so that all lines look alike to matrix loads. Each warp takes its part of a line in pairs of column
+// blocks, whose last columns may lie on the next line.
+VISIONATTN_HOST_DEVICE int32_t line_pitch(Interval columns) { return (columns.size() + 7) / 8 * 8; }
+
 struct Coordinates {
   int32_t at[kMaxRank];
 };
-
-// Takes the last digit off a small number (below 2^16).
-VISIONATTN_HOST_DEVICE int32_t take_small_digit(uint32_t& number, uint32_t base) {
-#if defined(__CUDA_ARCH__)
-  const uint32_t rest = __float2uint_rz(__fdividef(__uint2float_rn(number) + 0.5f, __uint2float_rn(base)));
-#else
-  const uint32_t rest = number / base;
-#endif
-  const uint32_t digit = number - rest * base;
-  number = rest;
-  return static_cast<int32_t>(digit);
-}
 
 // Element `index` (below 2^16) of a box with the given extents (row-major), relative to its corner.
 VISIONATTN_HOST_DEVICE Coordinates unravel(uint32_t index, int32_t extent1, int32_t extent2) {
@@ -248,7 +262,9 @@ VISIONATTN_HOST_DEVICE Coordinates unravel(uint32_t index, int32_t extent1, int3
   return result;
 }
 
-// Offset in bytes of a token of the first unit, given in group coordinates, within a batch entry of the view.
+// Offset in bytes of a token of the first unit, given in group coordinates, within a batch entry of the view, whose
+// elements take kBytes.
+template <int kBytes>
 VISIONATTN_HOST_DEVICE uint32_t token_offset(const NeighborhoodParams& params, const Place& place, const View& view,
                                              const Coordinates& c) {
   uint32_t offset = 0;
@@ -256,16 +272,27 @@ VISIONATTN_HOST_DEVICE uint32_t token_offset(const NeighborhoodParams& params, c
   for (int a = 0; a < kMaxRank; ++a) {
     offset += (c.at[a] * params.axes[a].dilation + place.classes[a].group) * static_cast<uint32_t>(view.spatial[a]);
   }
-  return offset * 2;
+  return offset * kBytes;
 }
 
-// Start of a unit's data in a view of 16-bit elements: what offsets of the first unit's tokens are to be added to.
+// Start of a unit's data in a view: what offsets of the first unit's tokens are to be added to.
+template <int kBytes>
 VISIONATTN_HOST_DEVICE char* unit_start(const View& view, const Unit& unit, int32_t head) {
   uint32_t offset = 0;
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) offset += unit.shift[a] * static_cast<uint32_t>(view.spatial[a]);
-  return static_cast<char*>(view.data) + 2 * (unit.batch * view.batch + head * view.head + offset);
+  return static_cast<char*>(view.data) + kBytes * (unit.batch * view.batch + head * view.head + offset);
 }
+
+// Where a unit's data start in the views that are used: query, key, value, output, and the gradients of output, query,
+// key and value; and its number, see unit_number. The first warp of a team keeps a list of them, a unit ahead.
+struct UnitStarts {
+  static constexpr int32_t kListed = 4;
+  char* views[8];
+  int64_t number;
+  int64_t filler;  // entries take a multiple of 16 bytes
+};
+constexpr int32_t kUnitListBytes = UnitStarts::kListed * static_cast<int32_t>(sizeof(UnitStarts));
 
 // Number of a token of the first unit, given in group coordinates, within its batch entry.
 VISIONATTN_HOST_DEVICE int32_t token_number(const NeighborhoodParams& params, const Place& place,
@@ -284,92 +311,6 @@ VISIONATTN_HOST_DEVICE int64_t unit_number(const NeighborhoodParams& params, con
 #pragma unroll
   for (int a = 0; a < kMaxRank; ++a) number = number * params.axes[a].length + unit.shift[a];
   return unit.batch * params.tokens() + number;
-}
-
-// Byte offsets of a block's shared memory. All lists have entries of 4 bytes, or of 8 where two numbers belong
-// together.
-struct ForwardLayout {
-  int32_t values, queries, stage;  // keys come first; `stage` is the size of all three
-  int32_t table, bias, columns, rows, results, positions, places, total;
-
-  VISIONATTN_HOST_DEVICE ForwardLayout(const Plan& plan, int row_bytes, int32_t bins) {
-    const int32_t width = plan.warp_count() * plan.pairs * 16;
-    values = plan.columns * row_bytes;
-    queries = 2 * plan.columns * row_bytes;
-    stage = queries + plan.row_count() * row_bytes;
-    table = (stage * plan.stages + 15) / 16 * 16;
-    columns = table + width * 32;
-    rows = columns + plan.columns * 8;
-    places = (rows + plan.row_count() * 8 + 15) / 16 * 16;
-    // If the plan is split, results leave by a buffer of their own, where places were.
-    results = places + max_of(width * 8, plan.split ? plan.row_count() * row_bytes : 0);
-    positions = results + plan.row_count() * 4;
-    bias = positions + width * 8;
-    total = bias + (bins + 2) * 2;
-  }
-};
-
-struct BackwardLayout {
-  int32_t columns1, rows0, rows1, statistics, stage;  // columns0 come first; `stage` is the size of all five
-  int32_t table, sums, bias, columns, rows, results, numbers, positions, places, total;
-
-  // `inverse`: rows are keys. `sums_in_memory`: the sums of the bias gradient are kept in shared memory.
-  VISIONATTN_HOST_DEVICE BackwardLayout(const Plan& plan, int row_bytes, int32_t bins, bool inverse,
-                                        bool sums_in_memory) {
-    const int32_t width = plan.warp_count() * plan.pairs * 16, sum_bytes = width * kRows * 4;
-    columns1 = plan.columns * row_bytes;
-    rows0 = 2 * plan.columns * row_bytes;
-    rows1 = rows0 + plan.row_count() * row_bytes;
-    statistics = rows1 + plan.row_count() * row_bytes;
-    stage = (statistics + 8 * (inverse ? width : plan.row_count()) + 255) / 256 * 256;
-    table = stage * plan.stages;
-    places = 0;  // needed before the first tokens come
-    table = max_of(table, (width * 8 + 15) / 16 * 16);
-    // The sums, where they are in registers, end up in the token buffers.
-    if (!inverse && !sums_in_memory) table = max_of(table, sum_bytes);
-    sums = table + width * 32;
-    columns = sums + (!inverse && sums_in_memory ? sum_bytes : 0);
-    rows = columns + plan.columns * 8;
-    results = rows + plan.row_count() * 8;
-    numbers = results + plan.row_count() * 8;
-    positions = numbers + (inverse ? width : plan.row_count()) * 4;
-    bias = positions + width * 8;
-    total = bias + (bins + 2) * 2;
-  }
-};
-
-// Columns come to the strip kernels line by line, a line being the columns along the last axis, filled up to a multiple
-// of
-// 16. Their table is by line instead of by warp: what a row and a column start from depends on the distance of their
-// lines and on where both lie along the last axis. `slots` are the positions of a warp's rows along it.
-struct StripLayout {
-  int32_t columns1, statistics, stage;  // columns0 come first; `stage` is the size of a strip
-  int32_t rows0, rows1, table, table_line, table_lines, sums, offsets, results, numbers, total;
-
-  // `second`: there are two tensors of rows; `listed`: columns have statistics; `summed`: the bias gradient is summed
-  // up.
-  VISIONATTN_HOST_DEVICE StripLayout(const Plan& plan, int row_bytes, int32_t distances, bool second, bool listed,
-                                     bool summed) {
-    const int32_t tokens = plan.lines * plan.pitch, rows = plan.row_count();
-    columns1 = tokens * row_bytes;
-    statistics = 2 * tokens * row_bytes;
-    stage = (statistics + (listed ? tokens * 8 : 0) + 1023) / 1024 * 1024;
-    rows0 = 2 * stage;
-    rows1 = rows0 + rows * row_bytes;
-    table = rows1 + (second ? rows * row_bytes : 0);
-    table_line = plan.pitch * plan.rows[2] * 2;
-    table_lines = distances;  // and one of -infinity
-    sums = table + table_line * (distances + 1);
-    offsets = sums + (summed ? plan.warp_count() * distances * table_line * 2 : 0);
-    results = offsets + rows * 8;
-    numbers = results + rows * 8;
-    total = numbers + rows * 8;
-  }
-};
-
-// Distances between lines that a strip kernel's table tells apart.
-VISIONATTN_HOST_DEVICE int32_t line_distances(const NeighborhoodParams& params) {
-  return params.rpb == nullptr ? 1 : (2 * params.axes[0].kernel - 1) * (2 * params.axes[1].kernel - 1);
 }
 
 }  // namespace visionattn::tile

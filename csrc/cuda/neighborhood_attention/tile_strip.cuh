@@ -2,7 +2,7 @@
 // See StripLayout for how columns and the table lie there.
 #pragma once
 
-#include "tile_block.cuh"
+#include "tile_columns.cuh"
 
 namespace visionattn::tile {
 
@@ -115,27 +115,20 @@ template <int kDim>
 __device__ __forceinline__ void copy_strip(const NeighborhoodParams& params, const Place& place, const View& view0,
                                            const View& view1, const char* source0, const char* source1,
                                            uint32_t target0, uint32_t target1, int32_t first, int32_t count) {
-  const int chunk = threadIdx.x % Rows<kDim>::kChunks;
+  const int chunk = threadIdx.x % Rows<kDim * 2>::kChunks;
   const bool present = chunk * 8 < params.dim;
   source0 += present ? chunk * 16 : 0;
   source1 += present ? chunk * 16 : 0;
-  const uint32_t corner0 = token_offset(params, place, view0, columns_corner(place));
-  const uint32_t corner1 = token_offset(params, place, view1, columns_corner(place));
+  const uint32_t corner0 = token_offset<2>(params, place, view0, columns_corner(place));
+  const uint32_t corner1 = token_offset<2>(params, place, view1, columns_corner(place));
   const StripSteps steps0(params, view0), steps1(params, view1);
   source0 += corner0;
   source1 += corner1;
-  for_strip<Rows<kDim>::kChunks>(place, first, count, [&](int32_t slot, const Line& line, int32_t x) {
-    const uint32_t position = Rows<kDim>::offset(slot) ^ (chunk * 16);
+  for_strip<Rows<kDim * 2>::kChunks>(place, first, count, [&](int32_t slot, const Line& line, int32_t x) {
+    const uint32_t position = Rows<kDim * 2>::offset(slot) ^ (chunk * 16);
     copy_async_16(target0 + position, source0 + steps0.offset(line, x), present);
     copy_async_16(target1 + position, source1 + steps1.offset(line, x), present);
   });
-}
-
-// Where, within the table's line (and 16-column piece of it), a column of a row with slot `slot` lies, in elements: a
-// lane finds the four that its accumulators need next to each other.
-__device__ __forceinline__ int table_index(int slots, int slot, int column) {
-  const int within = column % 16;
-  return (column / 16 * slots + slot) * 16 + within % 8 / 2 * 4 + within / 8 * 2 + within % 2;
 }
 
 // Fills the table: for every distance between lines, position of a row along the last axis and column what their
@@ -226,12 +219,8 @@ class RowLines {
 
 // Start values of a row for a pair of column blocks.
 __device__ __forceinline__ void unpack_row(float (&left)[4], float (&right)[4], int h, uint2 start) {
-  const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&start.x));
-  const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&start.y));
-  left[2 * h] = a.x;
-  left[2 * h + 1] = a.y;
-  right[2 * h] = b.x;
-  right[2 * h + 1] = b.y;
+  unpack_start(left[2 * h], left[2 * h + 1], start.x);
+  unpack_start(right[2 * h], right[2 * h + 1], start.y);
 }
 
 // A lane's addresses in a pair of column blocks: of a matrix load as it stands, and of a transposed one.
@@ -240,8 +229,8 @@ struct PairPositions {
   uint32_t straight, side;
   __device__ __forceinline__ PairPositions() {
     const int lane = threadIdx.x % 32;
-    straight = Rows<kDim>::offset(lane / 16 * 8 + lane % 8) ^ (lane / 8 % 2 * 16);
-    side = Rows<kDim>::offset(lane % 16) ^ (lane / 16 * 16);
+    straight = Rows<kDim * 2>::offset(lane / 16 * 8 + lane % 8) ^ (lane / 8 % 2 * 16);
+    side = Rows<kDim * 2>::offset(lane % 16) ^ (lane / 16 * 16);
   }
 };
 

@@ -2,6 +2,7 @@
 // lines.
 #pragma once
 
+#include "tile_backward.cuh"
 #include "tile_strip.cuh"
 
 namespace visionattn::tile {
@@ -11,32 +12,12 @@ constexpr int kStripBackwardThreads = kDim == 32   ? 512
                                       : kDim == 64 ? 384
                                                    : 256;
 
-// Adds up a block's sums by relative position; `partial` has one number for each.
-__device__ __forceinline__ void reduce_strip_bias(const NeighborhoodParams& params, const Plan& plan,
-                                                  const Place& place, const StripLayout& layout, const float* sums,
-                                                  float* partial) {
-  const Axis& axis = params.axes[2];
-  const int extent = 2 * axis.kernel - 1, bins = static_cast<int>(params.rpb_size()), slots = plan.rows[2];
-  const int line = layout.table_line / 2, warp_sums = line * layout.table_lines;
-  for (int bin = threadIdx.x; bin < bins; bin += blockDim.x) {
-    const int distance = bin / extent, step = bin % extent - (axis.kernel - 1);
-    float total = 0.f;
-    for (int slot = 0; slot < min_of(slots, place.rows.axis[2].size()); ++slot) {
-      const int column = place.rows.axis[2].begin + slot + step - place.columns.axis[2].begin;
-      if (column < 0 || column >= place.columns.axis[2].size()) continue;
-      const int index = distance * line + table_index(slots, slot, column);
-      for (int w = 0; w < plan.warp_count(); ++w) total += sums[w * warp_sums + index];
-    }
-    partial[bin] = total;
-  }
-}
-
 template <typename T, int kDim, int kChunk, bool kInverse>
 __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& params,
                                                      const NeighborhoodGradients& gradients, const Plan& plan,
                                                      uint32_t index, const float2* statistics, float* partial,
                                                      unsigned char* memory) {
-  constexpr int kRowBytes = Rows<kDim>::kBytes;
+  constexpr int kRowBytes = kDim * 2;
   const bool sum_bias = !kInverse && partial != nullptr;
   const StripLayout layout(plan, kRowBytes, line_distances(params), true, kInverse, sum_bias);
   const Place place = locate<kInverse>(params, plan, index);
@@ -65,9 +46,9 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
   // Rows that are queries: where their statistics are, and the statistics.
   float2* row_statistics = reinterpret_cast<float2*>(memory + layout.numbers);
   for_rows(plan, place, [&](int row, bool exists, const Coordinates& c) {
-    row_offsets[row] = {token_offset(params, place, row_view0, c), token_offset(params, place, row_view1, c)};
-    result_offsets0[row] = exists ? token_offset(params, place, result_view0, c) : kNoToken;
-    result_offsets1[row] = exists && kInverse ? token_offset(params, place, result_view1, c) : kNoToken;
+    row_offsets[row] = {token_offset<2>(params, place, row_view0, c), token_offset<2>(params, place, row_view1, c)};
+    result_offsets0[row] = exists ? token_offset<2>(params, place, result_view0, c) : kNoToken;
+    result_offsets1[row] = exists && kInverse ? token_offset<2>(params, place, result_view1, c) : kNoToken;
   });
   float4* sums = reinterpret_cast<float4*>(memory + layout.sums);
   const int warp_sum_bytes = layout.table_lines * layout.table_line * 2;
@@ -76,9 +57,9 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
   }
   __syncthreads();
   const auto start_rows = [&](const Unit& unit) {
-    copy_tokens<kDim>(shared_address(memory) + layout.rows0, shared_address(memory) + layout.rows1,
-                      unit_start(row_view0, unit, head), unit_start(row_view1, unit, head), row_offsets, rows,
-                      params.dim);
+    copy_tokens<kRowBytes, kBoth>(Team<T>(plan), shared_address(memory) + layout.rows0,
+                                  shared_address(memory) + layout.rows1, unit_start<2>(row_view0, unit, head),
+                                  unit_start<2>(row_view1, unit, head), row_offsets, rows, params.dim * 2);
     if constexpr (!kInverse) {
       const float2* source = statistics + unit_number(params, unit) * params.heads + head;
       for_rows(plan, place, [&](int row, bool, const Coordinates& c) {
@@ -90,8 +71,8 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
   const auto start_strip = [&](const Unit& unit, int first, int stage) {
     const uint32_t target = shared_address(memory) + stage * layout.stage;
     const int count = min_of(plan.lines, lines - first);
-    copy_strip<kDim>(params, place, column_view0, column_view1, unit_start(column_view0, unit, head),
-                     unit_start(column_view1, unit, head), target, target + layout.columns1, first, count);
+    copy_strip<kDim>(params, place, column_view0, column_view1, unit_start<2>(column_view0, unit, head),
+                     unit_start<2>(column_view1, unit, head), target, target + layout.columns1, first, count);
     if constexpr (kInverse) {
       const int64_t corner = unit_number(params, unit) + token_number(params, place, columns_corner(place));
       const float2* source = statistics + corner * params.heads + head;
@@ -111,7 +92,7 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
 
   const float log2_scale = static_cast<float>(params.scale) * 1.4426950408889634f;
   const PairPositions<kDim> positions;
-  const uint32_t row_position = Rows<kDim>::offset(warp_index * kRows + lane % 16) ^ (lane / 16 * 16);
+  const uint32_t row_position = Rows<kDim * 2>::offset(warp_index * kRows + lane % 16) ^ (lane / 16 * 16);
   const LineSteps<kInverse> steps(params, layout);
   const int piece = plan.rows[2] * 32;  // of the table's line, for 16 columns
   const int table_end = layout.table_lines * layout.table_line;
@@ -142,8 +123,8 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
       stage ^= 1;
       if (warp.empty) continue;
       if (first == 0) {
-        load_rows<kDim>(rows0, shared_address(memory) + layout.rows0 + row_position);
-        load_rows<kDim>(rows1, shared_address(memory) + layout.rows1 + row_position);
+        load_rows<T>(rows0, shared_address(memory) + layout.rows0 + row_position);
+        load_rows<T>(rows1, shared_address(memory) + layout.rows1 + row_position);
         if constexpr (!kInverse) {
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
@@ -180,8 +161,8 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
         }
 #pragma unroll
         for (int c = 0; c < kChunk; ++c) {
-          multiply_pair<T, kDim>(weight[c][0], weight[c][1], weight[c][0], weight[c][1], rows0,
-                                 base0 + offset[c] + positions.straight);
+          multiply_pair<T>(weight[c][0], weight[c][1], weight[c][0], weight[c][1], rows0,
+                           base0 + offset[c] + positions.straight);
           float4 statistic[2];
           if constexpr (kInverse) {
 #pragma unroll
@@ -191,11 +172,11 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
               slope[c][block][0] = slope[c][block][2] = statistic[block].y;
               slope[c][block][1] = slope[c][block][3] = statistic[block].w;
             }
-            multiply_pair<T, kDim>(slope[c][0], slope[c][1], slope[c][0], slope[c][1], rows1,
-                                   base1 + offset[c] + positions.straight);
+            multiply_pair<T>(slope[c][0], slope[c][1], slope[c][0], slope[c][1], rows1,
+                             base1 + offset[c] + positions.straight);
           } else {
-            multiply_pair<T, kDim>(slope[c][0], slope[c][1], start_slope, start_slope, rows1,
-                                   base1 + offset[c] + positions.straight);
+            multiply_pair<T>(slope[c][0], slope[c][1], start_slope, start_slope, rows1,
+                             base1 + offset[c] + positions.straight);
           }
 #pragma unroll
           for (int block = 0; block < 2; ++block) {
@@ -241,11 +222,11 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
     }
     if (!warp.empty) {
       const int row = warp_index * kRows;
-      store_rows<T, kDim>(unit_start(result_view0, unit, head), result_offsets0 + row, params.dim, result0, scale,
-                          memory + layout.rows0, row);
+      store_rows<T, kDim>(unit_start<2>(result_view0, unit, head), result_offsets0 + row, params.dim * 2, result0,
+                          scale, memory + layout.rows0, row);
       if constexpr (kInverse) {
-        store_rows<T, kDim>(unit_start(result_view1, unit, head), result_offsets1 + row, params.dim, result1, one,
-                            memory + layout.rows1, row);
+        store_rows<T, kDim>(unit_start<2>(result_view1, unit, head), result_offsets1 + row, params.dim * 2, result1,
+                            one, memory + layout.rows1, row);
       }
     }
     if (left > 1) {
@@ -257,7 +238,7 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
   }
   if (sum_bias) {
     __syncthreads();
-    reduce_strip_bias(params, plan, place, layout, reinterpret_cast<const float*>(sums), partial);
+    reduce_lined_bias(params, plan, place, layout.table_line / 2, reinterpret_cast<const float*>(sums), partial);
   }
 }
 
@@ -268,6 +249,7 @@ __global__ void __launch_bounds__(kStripBackwardThreads<kDim>)
                           const __grid_constant__ NeighborhoodGradients gradients, const __grid_constant__ Plan plan,
                           const float2* statistics, float* partial) {
   extern __shared__ __align__(1024) unsigned char memory[];
+  wait_for_kernel_before();
   const uint32_t head = blockIdx.x % params.heads, rest = blockIdx.x / params.heads;
   const uint32_t index = rest / 2 * params.heads + head;
   if (rest % 2 == 0) {

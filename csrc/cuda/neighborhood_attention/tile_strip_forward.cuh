@@ -15,7 +15,7 @@ template <typename T, int kDim, int kTiles, int kChunk>
 __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
     strip_forward_kernel(const __grid_constant__ NeighborhoodParams params, const __grid_constant__ Plan plan) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  constexpr int kWarpRows = kRows * kTiles, kSteps = kDim / 16, kRowBytes = Rows<kDim>::kBytes;
+  constexpr int kWarpRows = kRows * kTiles, kSteps = kDim / 16, kRowBytes = kDim * 2;
   constexpr bool kHoldQueries = kDim < 128;
   const StripLayout layout(plan, kRowBytes, line_distances(params), false, false, false);
   const Place place = locate<false>(params, plan, blockIdx.x);
@@ -29,19 +29,19 @@ __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
   uint2* row_offsets = reinterpret_cast<uint2*>(memory + layout.offsets);  // query, number of the token
   uint32_t* output_offsets = reinterpret_cast<uint32_t*>(memory + layout.results);
   for_rows(plan, place, [&](int row, bool exists, const Coordinates& c) {
-    row_offsets[row] = {token_offset(params, place, params.query, c),
+    row_offsets[row] = {token_offset<2>(params, place, params.query, c),
                         static_cast<uint32_t>(token_number(params, place, c))};
-    output_offsets[row] = exists ? token_offset(params, place, params.output, c) : kNoToken;
+    output_offsets[row] = exists ? token_offset<2>(params, place, params.output, c) : kNoToken;
   });
   __syncthreads();
   const auto start_rows = [&](const Unit& unit) {
-    copy_tokens<kDim, 0>(shared_address(memory) + layout.rows0, unit_start(params.query, unit, head), row_offsets, rows,
-                         params.dim);
+    copy_tokens<kRowBytes, kFirst>(Team<T>(plan), shared_address(memory) + layout.rows0, 0,
+                                   unit_start<2>(params.query, unit, head), nullptr, row_offsets, rows, params.dim * 2);
   };
   const auto start_strip = [&](const Unit& unit, int first, int stage) {
     const uint32_t target = shared_address(memory) + stage * layout.stage;
-    copy_strip<kDim>(params, place, params.key, params.value, unit_start(params.key, unit, head_kv),
-                     unit_start(params.value, unit, head_kv), target, target + layout.columns1, first,
+    copy_strip<kDim>(params, place, params.key, params.value, unit_start<2>(params.key, unit, head_kv),
+                     unit_start<2>(params.value, unit, head_kv), target, target + layout.columns1, first,
                      min_of(plan.lines, lines - first));
   };
   Unit unit(params, plan, place);
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
   const float log2_scale = static_cast<float>(params.scale) * 1.4426950408889634f;
   const PairPositions<kDim> positions;
   const uint32_t row_address = shared_address(memory) + layout.rows0 +
-                               (Rows<kDim>::offset(warp_index * kWarpRows + lane % 16) ^ (lane / 16 * 16));
+                               (Rows<kDim * 2>::offset(warp_index * kWarpRows + lane % 16) ^ (lane / 16 * 16));
   const unsigned char* table = memory + layout.table;
   const LineSteps<false> steps(params, layout);
   const int piece = plan.rows[2] * 32;  // of the table's line, for 16 columns
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
       if constexpr (kHoldQueries) {
         if (first == 0) {
 #pragma unroll
-          for (int r = 0; r < kTiles; ++r) load_rows<kDim>(queries[r], row_address + r * kRows * kRowBytes);
+          for (int r = 0; r < kTiles; ++r) load_rows<T>(queries[r], row_address + r * kRows * kRowBytes);
         }
       }
       PairWalk walk(place, warp, first, min_of(first + plan.lines, lines));
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
                log2_approximate(h == 0 ? sum[r][0] : sum[r][2])) *
               0.6931471805599453f;
         }
-        store_rows<T, kDim>(unit_start(params.output, unit, head), output_offsets + row, params.dim, output[r],
+        store_rows<T, kDim>(unit_start<2>(params.output, unit, head), output_offsets + row, params.dim * 2, output[r],
                             normaliser, memory + layout.rows0, row);
       }
     }
