@@ -47,8 +47,8 @@ def circular_attention(
         scale: Factor on the logits; None means `head_dim ** -0.5`, see also `proportional_scale`.
         pool_weight: `[f, f]`, any floating dtype: queries of the grid also see the weighted sums of keys over blocks of
             f x f positions, with values summed alike; `height` and `width` must be multiples of f.
-        backend: `"auto"`: Triton kernels on CUDA for head dims up to 128, else plain PyTorch over tiles with their
-            surroundings; `"reference"`: plain PyTorch over a dense mask; `"triton"`: the kernels or an error.
+        backend: `"auto"`: Triton kernels on CUDA for head dims up to 128 (float32: 64), else plain PyTorch over tiles
+            with their surroundings; `"reference"`: plain PyTorch, a dense mask; `"triton"`: the kernels or an error.
 
     Returns:
         Shape and dtype of `query`.
@@ -152,7 +152,8 @@ def _blockwise(
 
 
 def _limits(query: Tensor, *rest: object) -> Optional[str]:
-    return f"head_dim is {query.shape[-1]}, above 128" if query.shape[-1] > 128 else None
+    widest = 64 if query.dtype == torch.float32 else 128  # parts of float32 take three times the room
+    return f"head_dim is {query.shape[-1]}, above {widest}" if query.shape[-1] > widest else None
 
 
 def _fake(query: Tensor, *rest: object) -> tuple[Tensor, Tensor]:

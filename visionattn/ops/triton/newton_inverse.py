@@ -16,13 +16,12 @@ STARTS = 11  # steps that the global start chooses from
 def _load(pointer, m, offset, M: tl.constexpr):
     rows, columns = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
     mask = (rows < m) & (columns < m)
-    return tl.load(pointer + offset * m * m + rows * m + columns, mask=mask, other=0.0).to(tl.float32)
+    return tl.load(pointer + offset * m * m + rows * m + columns, mask=mask, other=0.0)
 
 
 @triton.jit
 def _store(pointer, x, m, offset, M: tl.constexpr):
     rows, columns = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
-    x = x.to(pointer.dtype.element_ty)
     tl.store(pointer + offset * m * m + rows * m + columns, x, mask=(rows < m) & (columns < m))
 
 
@@ -135,21 +134,20 @@ def _options(m: int) -> dict:
 
 def forward(matrix: Tensor, method: str, max_iter: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
     m = matrix.shape[-1]
-    matrices = matrix.reshape(-1, m, m).contiguous()
+    matrices = matrix.reshape(-1, m, m).float().contiguous()
     count = matrices.shape[0]
-    out = matrix.new_empty(matrix.shape)
-    inverse = matrix.new_empty(matrix.shape, dtype=torch.float32)
+    out, inverse = (matrix.new_empty(matrix.shape, dtype=torch.float32) for _ in range(2))
     options = _options(m)
     shared = method == "global"
     start = _global_start(matrices, options) if shared else inverse.new_empty(1)
     invert[(count,)](matrices, out, inverse, start, m, max_iter, GLOBAL=shared, NORMALIZE=normalize, **options)
-    return out, inverse, start
+    return out.to(matrix.dtype), inverse, start
 
 
 def _global_start(matrices: Tensor, options: dict) -> Tensor:
     """The step that all matrices share, found without asking the host."""
     count, m = matrices.shape[:2]
-    largest = matrices.new_empty(count, dtype=torch.float32)
+    largest = matrices.new_empty(count)
     largest_rows[(count,)](matrices, largest, m, M=options["M"])
     largest = largest.amax(0, keepdim=True)
     residual = largest.new_empty((count, STARTS))
@@ -162,11 +160,10 @@ def backward(
     grad: Tensor, matrix: Tensor, method: str, max_iter: int, normalize: bool, inverse: Tensor, start: Tensor
 ) -> tuple[Tensor]:
     m = matrix.shape[-1]
-    matrices = matrix.reshape(-1, m, m).contiguous()
+    matrices, grads = (x.reshape(-1, m, m).float().contiguous() for x in (matrix, grad))
     count = matrices.shape[0]
     shared = method == "global"
-    grads = grad.reshape(-1, m, m).contiguous()
-    grad_matrix = torch.empty_like(matrices, dtype=torch.float32)
+    grad_matrix = torch.empty_like(matrices)
     grad_start = inverse.new_empty(count)
     history = inverse.new_empty((count, max_iter, m, m) if shared else (1,))
     differentiate[(count,)](
@@ -175,7 +172,7 @@ def backward(
     )  # fmt: skip
     if shared:
         # The step is 2 / (largest row sum)^2, halved: what it owes goes to the largest rows.
-        rows = matrices.float().sum(-1)
+        rows = matrices.sum(-1)
         largest = rows.amax()
         at_most = rows == largest
         share = -2.0 * start * grad_start.sum() / (largest * at_most.sum())
