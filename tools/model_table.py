@@ -1,11 +1,14 @@
-"""The README's table of models: `python tools/model_table.py` prints it, `--write README.md` puts it in place.
+"""The tables of models: `python tools/model_table.py` prints the README's.
 
-Sizes are computed, top-1 is what the papers report for the released weights.
+`--write README.md` puts that table in place, `--write-docs docs/models.md` writes a section per family: where it comes
+from, what of it is ours, and its variants. Sizes are computed, top-1 is what the papers report for released weights.
 """
 
 import argparse
+import functools
 from pathlib import Path
-from typing import Sequence
+from types import ModuleType
+from typing import Dict, List, Sequence
 
 import timm
 
@@ -14,69 +17,81 @@ from visionattn.models._variants import short_name
 from visionattn.utils import count_macs
 
 START, END = "<!-- models: made by tools/model_table.py -->", "<!-- end of models -->"
-
-# ImageNet-1k top-1 of the released weights, at the size that the table gives; from the papers' tables.
-PUBLISHED_TOP1 = {
-    "nat_mini": 81.8,
-    "nat_tiny": 83.2,
-    "nat_small": 83.7,
-    "nat_base": 84.3,
-    "dinat_mini": 81.8,
-    "dinat_tiny": 82.7,
-    "dinat_small": 83.8,
-    "dinat_base": 84.4,
-    "dinat_large": 86.6,
-    "dinat_large_384": 87.4,
-    "dinat_large_384_11x11": 87.5,
-    "dinat_s_tiny": 81.8,
-    "dinat_s_small": 83.5,
-    "dinat_s_base": 83.8,
-    "dinat_s_large": 86.5,
-    "dinat_s_large_384": 87.4,
-    "nat_isotropic_small": 80.0,
-    "nat_isotropic_base": 81.6,
-    "dinat_isotropic_small": 80.8,
-    "dinat_isotropic_base": 82.1,
-    "vitrpb_small": 81.2,
-    "vitrpb_base": 82.5,
+NOTICE = "<!-- made by `python tools/model_table.py --write-docs docs/models.md`; edit the model files instead -->"
+_TRAINING_SETS = {
+    "in1k": "IN-1k",
+    "in22k": "IN-22k",
+    "in21k": "IN-21k",
+    "in22k_ft_in1k": "IN-22k, IN-1k",
+    "in21k_ft_in1k": "IN-21k, IN-1k",
+    "": "no weights",
 }
-_COLUMNS = ("model", "short name", "input", "params (M)", "MACs (G)", "published top-1", "trained on", "paper")
-_TRAINING_SETS = {"in1k": "IN-1k", "in22k": "IN-22k", "in22k_ft_in1k": "IN-22k, IN-1k", "": "no weights"}
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _table(columns: Sequence[str], rows: Sequence[Dict[str, str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def model_row(variant: str) -> str:
-    """One variant's line of the table; the model is built without memory for its weights."""
+def families() -> List[ModuleType]:
+    """The model files, in the order of their names."""
+    return [getattr(visionattn.models, name) for name in sorted([*visionattn.models.__all__, "mambaout"])]
+
+
+def published(family: ModuleType) -> Dict[str, float]:
+    """ImageNet-1k top-1 of the released weights by variant; none where the paper released none."""
+    return getattr(family, "PUBLISHED_TOP1", {})
+
+
+def variants(family: ModuleType) -> List[str]:
+    """Full names of a family's models; those that timm has registered first."""
+    return list(dict.fromkeys([*(name for name in published(family) if name not in family.VARIANTS), *family.VARIANTS]))
+
+
+@functools.cache
+def _row(family: ModuleType, variant: str) -> Dict[str, str]:
+    """One variant's cells by column; the model is built without memory for its weights."""
     model = timm.create_model(variant, device="meta")
     cfg = model.pretrained_cfg
     size = cfg["input_size"][-1]
-    paper = cfg["paper_ids"].removeprefix("arXiv:")
-    top1 = PUBLISHED_TOP1.get(variant)
-    cells = [
-        f"`{variant}`",
-        "" if short_name(variant) == variant else f"`{short_name(variant)}`",
-        str(size),
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
-        f"{count_macs(model, size) / 1e9:.2f}",
-        "" if top1 is None else f"{top1:.1f}",
-        _TRAINING_SETS[cfg.get("tag") or ""],
-        f"[{paper}](https://arxiv.org/abs/{paper})",
-    ]
-    return _line(cells)
-
-
-def variants() -> list[str]:
-    """Full names of all models, family by family."""
-    families = [getattr(visionattn.models, name) for name in visionattn.models.__all__]
-    return [variant for family in families for variant in family.VARIANTS]
+    paper = timm.get_pretrained_cfg(next(iter(family.VARIANTS))).paper_ids  # timm's own configurations lack it
+    paper = (cfg.get("paper_ids") or paper).removeprefix("arXiv:")
+    top1 = published(family).get(variant)
+    alias = short_name(variant)
+    return {
+        "model": f"`{variant}`",
+        "short name": f"`{alias}`" if alias != variant and timm.is_model(alias) else "",
+        "input": str(size),
+        "params (M)": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
+        "MACs (G)": f"{count_macs(model, size) / 1e9:.2f}",
+        "published top-1": "" if top1 is None else f"{top1:.1f}",
+        "trained on": _TRAINING_SETS.get(cfg.get("tag") or "", cfg.get("tag")),
+        "paper": f"[{paper}](https://arxiv.org/abs/{paper})",
+        "channels": ", ".join(str(info["num_chs"]) for info in model.feature_info[:4]),
+        "strides": ", ".join(str(info["reduction"]) for info in model.feature_info[:4]),
+    }
 
 
 def model_table() -> str:
-    """The table of every variant, in Markdown."""
-    return "\n".join([_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(model_row, variants())])
+    """The README's table of every variant, in Markdown."""
+    columns = ("model", "short name", "input", "params (M)", "MACs (G)", "published top-1", "trained on", "paper")
+    rows = [_row(family, variant) for family in families() for variant in variants(family)]
+    return _table(columns, [row for row in rows if not row["model"].endswith("_test`")])
+
+
+def model_docs() -> str:
+    """A page with a section per family, in Markdown."""
+    columns = (
+        "model", "short name", "input", "params (M)", "MACs (G)", "channels", "strides", "published top-1", "trained on"
+    )  # fmt: skip
+    sections = []
+    for family in families():
+        title, _, text = family.__doc__.strip().partition("\n\n")
+        rows = [_row(family, variant) for variant in variants(family)]
+        source = timm.get_pretrained_cfg(next(iter(family.VARIANTS)))
+        facts = f"Released at {source.origin_url}, licence {source.license}."
+        sections.append("\n\n".join([f"## {' '.join(title.split()).rstrip('.')}", text, facts, _table(columns, rows)]))
+    return "\n\n".join(["# Models", NOTICE, *sections]) + "\n"
 
 
 def replace_table(text: str) -> str:
@@ -92,12 +107,15 @@ def replace_table(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in this file")
+    parser.add_argument("--write-docs", type=Path, metavar="FILE", help="write the page of all families to this file")
     args = parser.parse_args()
     if args.write:
         args.write.write_text(replace_table(args.write.read_text()))
-    else:
+    if args.write_docs:
+        args.write_docs.write_text(model_docs())
+    if not (args.write or args.write_docs):
         print(model_table())
 
 

@@ -319,4 +319,22 @@ VARIANTS = {
     "dinat_test": dict(_test, dilations=_test_dilations),
     "dinat_s_test": dict(_test, stem_type="patch", dilations=_test_dilations),
 }
+PUBLISHED_TOP1 = {  # of the released weights
+    "nat_mini": 81.8,
+    "nat_tiny": 83.2,
+    "nat_small": 83.7,
+    "nat_base": 84.3,
+    "dinat_mini": 81.8,
+    "dinat_tiny": 82.7,
+    "dinat_small": 83.8,
+    "dinat_base": 84.4,
+    "dinat_large": 86.6,
+    "dinat_large_384": 87.4,
+    "dinat_large_384_11x11": 87.5,
+    "dinat_s_tiny": 81.8,
+    "dinat_s_small": 83.5,
+    "dinat_s_base": 83.8,
+    "dinat_s_large": 86.5,
+    "dinat_s_large_384": 87.4,
+}
 register_variants(__name__, _create, VARIANTS)

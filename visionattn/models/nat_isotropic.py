@@ -389,4 +389,12 @@ VARIANTS = {
     "nat_isotropic_test": dict(_test, kernel_size=3),
     "vitrpb_test": dict(_test, kernel_size=None),
 }
+PUBLISHED_TOP1 = {  # of the released weights
+    "nat_isotropic_small": 80.0,
+    "nat_isotropic_base": 81.6,
+    "dinat_isotropic_small": 80.8,
+    "dinat_isotropic_base": 82.1,
+    "vitrpb_small": 81.2,
+    "vitrpb_base": 82.5,
+}
 register_variants(__name__, _create, VARIANTS)
