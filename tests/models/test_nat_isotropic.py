@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.parity import FIXTURES
+from visionattn.layers import NeighborhoodAttention2D
 from visionattn.models.nat_isotropic import RelativeBiasAttention, dense_bias
 
 
@@ -66,3 +67,14 @@ def test_input_is_padded_at_the_right_and_bottom():
 def test_img_size_sets_the_table():
     model = timm.create_model("vitrpb_test", img_size=(64, 100))
     assert model.blocks[0].attn.rpb.shape == (2, 7, 13)
+
+
+def test_dropout_of_weights_on_a_map_smaller_than_the_window():
+    torch.manual_seed(0)
+    module = NeighborhoodAttention2D(16, 2, 7, rel_pos_bias=True, attn_drop=0.5, padding="masked").train()
+    out = module(torch.randn(2, 3, 5, 16))
+    assert out.shape == (2, 3, 5, 16)
+    module.attn_drop.p = 0.0
+    kept = module(x := torch.randn(1, 3, 5, 16))
+    module.attn_drop.p = 1e-12  # takes the unfused operators, drops nothing
+    torch.testing.assert_close(module(x), kept)
