@@ -6,6 +6,7 @@ import torch
 from visionattn.engine.benchmark_ops import SUITES, Floor, measure_case
 from visionattn.engine.benchmark_suites.conv import CONV_CASES, ConvCase
 from visionattn.engine.benchmark_suites.linear import LINEAR_CASES, LinearCase
+from visionattn.engine.benchmark_suites.token_mixers import DiscCase, FlowCase, InverseCase
 
 CPU = torch.device("cpu")
 
@@ -48,6 +49,21 @@ def test_conv_contestants_agree(operator, channels_last):
         results.append([out, *torch.autograd.grad(out, leaves, contestant.grad)])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case", [InverseCase(2, 3, 7), FlowCase(2, 20, 3, 8), DiscCase(1, 36, 2, 8, radius=2)], ids=str
+)
+def test_token_mixer_contestants_agree(case):
+    results = []
+    for name in ("ours", "reference", "plain"):
+        torch.manual_seed(0)
+        contestant = case.contestants()[name](CPU, torch.float32)
+        leaves = [x.requires_grad_() for x in contestant.leaves()]
+        out = contestant.forward()
+        results.append([out, *torch.autograd.grad(out, leaves, contestant.grad)])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
 
 
 def test_measured_rows():

@@ -98,7 +98,7 @@ def _pool(x: Tensor, weight: Tensor, height: int, width: int) -> Tensor:
     return torch.einsum("bhiajcd,ac->bhijd", blocks, weight.to(x.dtype)).flatten(2, 3)
 
 
-def _blockwise(
+def blockwise(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -167,6 +167,6 @@ _OPERATOR = TritonOperator(
     _fake,
     1,
     _limits,
-    plain=_blockwise,
+    plain=blockwise,
     saves_output=True,
 )
