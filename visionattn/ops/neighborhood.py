@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Optional, Union
 
-import torch
 from torch import Tensor
 
 from visionattn.ops import _arguments as check
 from visionattn.ops import _operators
 from visionattn.ops._arguments import BoolOrTuple, IntOrTuple
+from visionattn.ops._remember import remember
 
 __all__ = ["na1d", "na2d", "na3d", "na_qkv"]
 
@@ -122,34 +122,6 @@ def na3d(
     )  # fmt: skip
 
 
-def _check_inputs(
-    rank: int, query: Tensor, key: Tensor, value: Tensor, extra_k: Optional[Tensor], extra_v: Optional[Tensor]
-) -> None:
-    check.check_tensor("query", query, rank + 3)
-    check.check_tensor("key", key, rank + 3, like=query)
-    check.check_tensor("value", value, rank + 3, like=query)
-    batch, *spatial, heads, dim = query.shape
-    heads_kv = key.shape[-2]
-    if any(size < 1 for size in query.shape[1:]):  # no min(): it would order symbolic sizes
-        raise ValueError(f"query must have at least one position, head and channel, got shape {tuple(query.shape)}")
-    axes = "[batch, *spatial, heads_kv, head_dim]"
-    check.check_shape("key", key, [batch, *spatial, None, dim], axes)
-    check.check_shape("value", value, [batch, *spatial, heads_kv, None], axes)
-    if heads_kv < 1 or heads % heads_kv:
-        raise ValueError(f"key must have a number of heads that divides the {heads} of query, got {heads_kv}")
-    if value.shape[-1] < 1:
-        raise ValueError(f"value must have at least one channel, got shape {tuple(value.shape)}")
-    if (extra_k is None) != (extra_v is None):
-        raise ValueError("additional_keys and additional_values go together: one is None and the other is not")
-    if extra_k is not None:
-        check.check_tensor("additional_keys", extra_k, 4, like=query)
-        check.check_tensor("additional_values", extra_v, 4, like=query)
-        tokens = extra_k.shape[1]
-        axes = "[batch, tokens, heads_kv, head_dim]"
-        check.check_shape("additional_keys", extra_k, [batch, None, heads_kv, dim], axes)
-        check.check_shape("additional_values", extra_v, [batch, tokens, heads_kv, value.shape[-1]], axes)
-
-
 def _neighborhood_attention(
     rank: int,
     query: Tensor,
@@ -173,22 +145,65 @@ def _neighborhood_attention(
         query, key, value, additional_keys, additional_values = _operators.autocast(
             query.device.type, (query, key, value, additional_keys, additional_values)
         )
-    _check_inputs(rank, query, key, value, additional_keys, additional_values)
-    area = check.neighborhood(query.shape[1:-2], kernel_size, stride, dilation, is_causal, clip_window)
-    rpb = _checked_rpb(rpb, query, area)
+    tensors = (query, key, value, rpb, additional_keys, additional_values)
+    options = (rank, kernel_size, stride, dilation, is_causal, scale, clip_window)
+    area, scale = remember(_check, tensors, options)
     out, lse = _operators.dispatch(
-        "neighborhood_attention", backend, query, key, value, rpb, additional_keys, additional_values, *area,
-        float(scale or query.shape[-1] ** -0.5),
+        "neighborhood_attention", backend, query, key, value, _as_accumulator(rpb, query), additional_keys,
+        additional_values, *area, scale,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 
 
-def _checked_rpb(rpb: Optional[Tensor], x: Tensor, area: check.Neighborhood) -> Optional[Tensor]:
-    """The bias table in the accumulator's dtype."""
-    if rpb is None:
-        return None
-    check.check_rpb(rpb, x, x.shape[-2], area.kernel_size, area.is_causal)
-    return rpb.to(_operators.accumulator(x.dtype))
+def _as_accumulator(rpb: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
+    """The bias table in the dtype that kernels sum in."""
+    dtype = _operators.accumulator(x.dtype)
+    return rpb if rpb is None or rpb.dtype == dtype else rpb.to(dtype)
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Optional[Tensor],
+    extra_k: Optional[Tensor],
+    extra_v: Optional[Tensor],
+    rank: int,
+    kernel_size: IntOrTuple,
+    stride: Optional[IntOrTuple],
+    dilation: Optional[IntOrTuple],
+    is_causal: Optional[BoolOrTuple],
+    scale: Optional[float],
+    clip_window: bool,
+) -> tuple[check.Neighborhood, float]:
+    """The checked neighborhood and the scale of a call."""
+    check.check_tensor("query", query, rank + 3)
+    check.check_tensor("key", key, rank + 3, like=query)
+    check.check_tensor("value", value, rank + 3, like=query)
+    batch, *spatial, heads, dim = query.shape
+    heads_kv = key.shape[-2]
+    if any(size < 1 for size in query.shape[1:]):  # no min(): it would order symbolic sizes
+        raise ValueError(f"query must have at least one position, head and channel, got shape {tuple(query.shape)}")
+    axes = "[batch, *spatial, heads_kv, head_dim]"
+    check.check_shape("key", key, [batch, *spatial, None, dim], axes)
+    check.check_shape("value", value, [batch, *spatial, heads_kv, None], axes)
+    if heads_kv < 1 or heads % heads_kv:
+        raise ValueError(f"key must have a number of heads that divides the {heads} of query, got {heads_kv}")
+    if value.shape[-1] < 1:
+        raise ValueError(f"value must have at least one channel, got shape {tuple(value.shape)}")
+    if (extra_k is None) != (extra_v is None):
+        raise ValueError("additional_keys and additional_values go together: one is None and the other is not")
+    if extra_k is not None:
+        check.check_tensor("additional_keys", extra_k, 4, like=query)
+        check.check_tensor("additional_values", extra_v, 4, like=query)
+        tokens = extra_k.shape[1]
+        axes = "[batch, tokens, heads_kv, head_dim]"
+        check.check_shape("additional_keys", extra_k, [batch, None, heads_kv, dim], axes)
+        check.check_shape("additional_values", extra_v, [batch, tokens, heads_kv, value.shape[-1]], axes)
+    area = check.neighborhood(spatial, kernel_size, stride, dilation, is_causal, clip_window)
+    if rpb is not None:
+        check.check_rpb(rpb, query, heads, area.kernel_size, area.is_causal)
+    return area, float(scale or dim**-0.5)
 
 
 def na_qkv(
@@ -222,36 +237,10 @@ def na_qkv(
     check.check_tensor("qkv", qkv)
     if _operators.is_autocast_enabled(qkv.device.type):
         (qkv,) = _operators.autocast(qkv.device.type, (qkv,))
-    area, scale = _packed_plan(qkv, rpb, (kernel_size, stride, dilation, is_causal, scale, clip_window))
-    if rpb is not None and rpb.dtype != (dtype := _operators.accumulator(qkv.dtype)):
-        rpb = rpb.to(dtype)
-    out, lse = _operators.dispatch("neighborhood_attention_qkv", backend, qkv, rpb, *area, scale)
+    options = (kernel_size, stride, dilation, is_causal, scale, clip_window)
+    area, scale = remember(_check_packed, (qkv, rpb), options)
+    out, lse = _operators.dispatch("neighborhood_attention_qkv", backend, qkv, _as_accumulator(rpb, qkv), *area, scale)
     return (out, lse) if return_lse else out
-
-
-Plan = tuple[check.Neighborhood, float]
-_PLANS: dict[tuple, Plan] = {}  # the checks take as long as the launch of a kernel: once per kind of call
-
-
-def _packed_plan(qkv: Tensor, rpb: Optional[Tensor], options: tuple) -> Plan:
-    """The checked neighborhood and the scale of a call of `na_qkv`."""
-    if torch.compiler.is_compiling() or (isinstance(rpb, Tensor) and rpb.layout != torch.strided):
-        return _check_packed(qkv, rpb, *options)
-    bias = (rpb.shape, rpb.dtype, rpb.device) if isinstance(rpb, Tensor) else rpb
-    # 1, 1.0 and True are equal, and not all are allowed.
-    kinds = [(type(x), *map(type, x)) if isinstance(x, (list, tuple)) else type(x) for x in options]
-    values = [tuple(x) if isinstance(x, list) else x for x in options]
-    try:
-        key = (qkv.shape, qkv.dtype, qkv.device, bias, *values, *kinds)
-        plan = _PLANS.get(key)
-    except TypeError:  # symbolic sizes, or an argument that is no number
-        return _check_packed(qkv, rpb, *options)
-    if plan is None:
-        plan = _check_packed(qkv, rpb, *options)
-        if len(_PLANS) >= 4096:
-            _PLANS.clear()
-        _PLANS[key] = plan
-    return plan
 
 
 def _check_packed(
@@ -263,7 +252,7 @@ def _check_packed(
     is_causal: Optional[BoolOrTuple],
     scale: Optional[float],
     clip_window: bool,
-) -> Plan:
+) -> tuple[check.Neighborhood, float]:
     if not 5 <= qkv.dim() <= 7 or qkv.shape[-3] != 3:
         shape = "[batch, *spatial, 3, heads, head_dim] with 1 to 3 spatial axes"
         raise ValueError(f"qkv must have shape {shape}, got {list(qkv.shape)}")
