@@ -91,9 +91,11 @@ def test_install_commands():
 def test_table_of_models_is_current():
     tool = runpy.run_path(str(ROOT / "tools" / "model_table.py"))
     table = README.split(tool["START"])[1].split(tool["END"])[0].strip().splitlines()[2:]
-    assert [row.split("`")[1] for row in table] == tool["variants"](), OUTDATED
-    for row in table[::7]:
-        assert row == tool["model_row"](row.split("`")[1]), OUTDATED
+    families = {name: family for family in tool["families"]() for name in tool["variants"](family)}
+    assert [row.split("`")[1] for row in table] == [name for name in families if not name.endswith("_test")], OUTDATED
+    for row in table[::12]:
+        name = row.split("`")[1]
+        assert row == tool["readme_row"](families[name], name), OUTDATED
 
 
 @pytest.mark.slow

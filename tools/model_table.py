@@ -28,9 +28,16 @@ _TRAINING_SETS = {
 }
 
 
+_README_COLUMNS = ("model", "short name", "input", "params (M)", "MACs (G)", "published top-1", "trained on", "paper")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _table(columns: Sequence[str], rows: Sequence[Dict[str, str]]) -> str:
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(map(_line, lines))
 
 
 def families() -> List[ModuleType]:
@@ -74,9 +81,14 @@ def _row(family: ModuleType, variant: str) -> Dict[str, str]:
 
 def model_table() -> str:
     """The README's table of every variant, in Markdown."""
-    columns = ("model", "short name", "input", "params (M)", "MACs (G)", "published top-1", "trained on", "paper")
     rows = [_row(family, variant) for family in families() for variant in variants(family)]
-    return _table(columns, [row for row in rows if not row["model"].endswith("_test`")])
+    return _table(_README_COLUMNS, [row for row in rows if not row["model"].endswith("_test`")])
+
+
+def readme_row(family: ModuleType, variant: str) -> str:
+    """One variant's line of the README's table."""
+    row = _row(family, variant)
+    return _line([row[column] for column in _README_COLUMNS])
 
 
 def model_docs() -> str:
