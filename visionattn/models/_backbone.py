@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from visionattn.models._block import init_module
 from visionattn.models._inputs import check_images
 
-__all__ = ["Backbone", "Stage"]
+__all__ = ["Backbone", "Stage", "check_per_stage"]
+
+
+def check_per_stage(depths: Sequence[int], **arguments: Sequence[Any]) -> None:
+    """Checks that constructor arguments have as many entries as there are stages.
+
+    Raises:
+        ValueError: an argument has more or fewer.
+    """
+    for name, values in arguments.items():
+        if len(values) != len(depths):
+            raise ValueError(f"{name} must have one entry per stage, {len(depths)} as depths, got {tuple(values)}")
 
 
 class Stage(nn.Module):

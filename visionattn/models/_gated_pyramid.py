@@ -22,7 +22,7 @@ from visionattn import ops
 from visionattn.layers.conv_norm import ConvNorm
 from visionattn.layers.rotary import AxialRotary
 from visionattn.models import _checkpoint
-from visionattn.models._backbone import Backbone, Stage
+from visionattn.models._backbone import Backbone, Stage, check_per_stage
 from visionattn.models._family import OutputNorms
 from visionattn.ops import reference
 from visionattn.utils.fuse import scale_outputs
@@ -242,12 +242,9 @@ class GatedPyramid(Backbone):
     ):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        per_stage = dict(
-            embed_dims=embed_dims, num_heads=num_heads, attn_types=attn_types, ls_init_values=ls_init_values
+        check_per_stage(
+            depths, embed_dims=embed_dims, num_heads=num_heads, attn_types=attn_types, ls_init_values=ls_init_values
         )
-        for name, values in per_stage.items():
-            if len(values) != len(depths):
-                raise ValueError(f"{name} must have one entry per stage, {len(depths)} as depths, got {tuple(values)}")
         if any(kind not in ("linear", "softmax") for kind in attn_types):
             raise ValueError(f"attn_types must be 'linear' or 'softmax' for each stage, got {tuple(attn_types)}")
         for dim, heads in zip(embed_dims, num_heads):

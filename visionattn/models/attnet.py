@@ -27,7 +27,7 @@ from visionattn.checkpoint import load_checkpoint_file
 from visionattn.layers.attentive_conv import AttentiveConv2d
 from visionattn.layers.conv_norm import ConvNorm
 from visionattn.models import _checkpoint
-from visionattn.models._backbone import Backbone, Stage
+from visionattn.models._backbone import Backbone, Stage, check_per_stage
 from visionattn.models._family import OutputNorms
 from visionattn.models._variants import imagenet_cfg, register_variants
 from visionattn.utils.fuse import fold_layer_scale
@@ -178,11 +178,7 @@ class AttNet(Backbone):
     ):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        for name, per_stage in (("dims", dims), ("exp_rates", exp_rates)):
-            if len(per_stage) != len(depths):
-                raise ValueError(
-                    f"{name} must have one entry per stage, {len(depths)} as depths, got {tuple(per_stage)}"
-                )
+        check_per_stage(depths, dims=dims, exp_rates=exp_rates)
         glu_norm = "rms" if glu_norm is True else glu_norm or None
         if glu_norm is not None and glu_norm not in GLU_NORMS:
             raise ValueError(f"glu_norm must be a bool or one of {', '.join(map(repr, GLU_NORMS))}, got {glu_norm!r}")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from visionattn.layers.positions import resize_positions
 from visionattn.layers.token_mixers import FlowAttention
 from visionattn.models import _checkpoint
-from visionattn.models._backbone import Backbone, Stage
+from visionattn.models._backbone import Backbone, Stage, check_per_stage
 from visionattn.models._family import OutputNorms
 from visionattn.models._inputs import pad_to_multiple
 from visionattn.models._variants import imagenet_cfg, register_variants
@@ -149,8 +149,7 @@ class Flowformer(Backbone):
     ):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        if len(depths) != len(dims):
-            raise ValueError(f"dims must have one entry per stage, {len(depths)} as depths, got {tuple(dims)}")
+        check_per_stage(depths, dims=dims)
         norm_layer = get_norm_layer(norm_layer)
         self.num_classes = num_classes
         self.in_chans = in_chans

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from visionattn import ops
 from visionattn.models import _checkpoint
-from visionattn.models._backbone import Backbone, Stage
+from visionattn.models._backbone import Backbone, Stage, check_per_stage
 from visionattn.models._family import OutputNorms
 from visionattn.models._variants import imagenet_cfg, register_variants
 from visionattn.ops import reference
@@ -283,9 +283,7 @@ class L2ViT(Backbone):
     ):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        for name, values in (("embed_dims", embed_dims), ("num_heads", num_heads)):
-            if len(values) != len(depths):
-                raise ValueError(f"{name} must have one entry per stage, {len(depths)} as depths, got {tuple(values)}")
+        check_per_stage(depths, embed_dims=embed_dims, num_heads=num_heads)
         if any(heads < 1 or dim % heads for dim, heads in zip(embed_dims, num_heads)):
             raise ValueError(f"embed_dims must be multiples of num_heads, got {embed_dims} and {num_heads}")
         if window_size < 1:

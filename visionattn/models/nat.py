@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from visionattn.layers import LayerNorm, NeighborhoodAttention2D
 from visionattn.models import _checkpoint
-from visionattn.models._backbone import Backbone, Stage
+from visionattn.models._backbone import Backbone, Stage, check_per_stage
 from visionattn.models._block import Block
 from visionattn.models._dilation import Dilations, resolve_dilations
 from visionattn.models._family import OutputNorms
@@ -129,10 +129,7 @@ class NAT(Backbone):
         super().__init__()
         if stem_type not in ("conv", "patch"):
             raise ValueError(f"stem_type must be 'conv' or 'patch', got {stem_type!r}")
-        if len(num_heads) != len(depths):
-            raise ValueError(
-                f"num_heads must have one entry per stage, {len(depths)} as depths, got {tuple(num_heads)}"
-            )
+        check_per_stage(depths, num_heads=num_heads)
         norm_layer, act_layer = get_norm_layer(norm_layer), get_act_layer(act_layer)
         self.num_classes = num_classes
         self.in_chans = in_chans

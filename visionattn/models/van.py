@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from visionattn.layers.conv_norm import ConvNorm
 from visionattn.models import _checkpoint
-from visionattn.models._backbone import Backbone, Stage
+from visionattn.models._backbone import Backbone, Stage, check_per_stage
 from visionattn.models._variants import imagenet_cfg, register_variants
 from visionattn.utils.fuse import batch_norm_affine, scale_inputs, scale_outputs
 
@@ -208,11 +208,7 @@ class VAN(Backbone):
     ):
         dd = dict(device=device, dtype=dtype)
         super().__init__()
-        for name, per_stage in (("embed_dims", embed_dims), ("mlp_ratios", mlp_ratios)):
-            if len(per_stage) != len(depths):
-                raise ValueError(
-                    f"{name} must have one entry per stage, {len(depths)} as depths, got {tuple(per_stage)}"
-                )
+        check_per_stage(depths, embed_dims=embed_dims, mlp_ratios=mlp_ratios)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.output_fmt = "NCHW"
