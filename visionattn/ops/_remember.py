@@ -25,9 +25,7 @@ def _key(tensors: tuple, options: tuple) -> tuple:
     # 1, 1.0 and True are equal, and not all of them are allowed.
     types = [(type(x), *map(type, x)) if isinstance(x, (list, tuple)) else type(x) for x in options]
     values = [tuple(x) if isinstance(x, list) else x for x in options]
-    key = (*map(_kind, tensors), *values, *types)
-    hash(key)
-    return key
+    return (*map(_kind, tensors), *values, *types)
 
 
 def remember(function: Callable[..., Any], tensors: tuple[Optional[Tensor], ...], options: tuple) -> Any:
@@ -39,9 +37,9 @@ def remember(function: Callable[..., Any], tensors: tuple[Optional[Tensor], ...]
         return function(*tensors, *options)
     try:
         key = (function, *_key(tensors, options))
+        result = _RESULTS.get(key)
     except TypeError:  # symbolic sizes, or arguments of a wrong type, which `function` will tell
         return function(*tensors, *options)
-    result = _RESULTS.get(key)
     if result is None:
         result = function(*tensors, *options)
         if len(_RESULTS) >= _LIMIT:
