@@ -13,7 +13,7 @@ from visionattn.ops import _arguments as check
 from visionattn.ops import _operators, reference
 from visionattn.ops._triton import TritonOperator
 from visionattn.ops.focused_linear_attention import check_grid
-from visionattn.ops.linear_attention import _checked
+from visionattn.ops.linear_attention import checked_tokens
 
 __all__ = ["circular_attention", "proportional_scale"]
 
@@ -61,7 +61,7 @@ def circular_attention(
     Source: CLEAR: Conv-Like Linearization Revs Pre-Trained Diffusion Transformers Up (Liu et al., NeurIPS 2025,
     arXiv:2412.16112), section 3.2, and its released code.
     """
-    query, key, value = _checked(query, key, value, self_attention=True)
+    query, key, value = checked_tokens(query, key, value, self_attention=True)
     check.check_shape("value", value, list(query.shape), "[batch, heads, tokens, head_dim]")
     height, width = check_grid(query, size, num_prefix)
     if isinstance(radius, bool) or not radius > 0:

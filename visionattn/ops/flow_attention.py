@@ -9,7 +9,7 @@ from torch import Tensor
 
 from visionattn.ops import _operators, reference
 from visionattn.ops._triton import TritonOperator
-from visionattn.ops.linear_attention import _checked
+from visionattn.ops.linear_attention import checked_tokens
 
 __all__ = ["causal_flow_attention", "flow_attention", "mobile_attention"]
 
@@ -52,7 +52,7 @@ def flow_attention(
 
     Source: Flowformer (Wu et al., ICML 2022, arXiv:2202.06258), equations 4-8, and its released code.
     """
-    query, key, value = _checked(query, key, value)
+    query, key, value = checked_tokens(query, key, value)
     return _OPERATOR(backend, query, key, value, float(eps), float(flow_eps), bool(clamp))
 
 
@@ -75,7 +75,7 @@ def causal_flow_attention(query: Tensor, key: Tensor, value: Tensor, eps: float 
 
     Source: Flowformer (Wu et al., ICML 2022, arXiv:2202.06258), section 3.3, and its released code.
     """
-    query, key, value = _checked(query, key, value, self_attention=True)
+    query, key, value = checked_tokens(query, key, value, self_attention=True)
     with _operators.without_autocast(query.device.type):
         return reference.causal_flow_attention(query, key, value, float(eps), bool(clamp))
 
@@ -99,7 +99,7 @@ def mobile_attention(query: Tensor, key: Tensor, value: Tensor, eps: float = 1e-
 
     Source: Mobile-Attention (Yao et al., ICML 2024) and its released code.
     """
-    query, key, value = _checked(query, key, value, self_attention=True)
+    query, key, value = checked_tokens(query, key, value, self_attention=True)
     with _operators.without_autocast(query.device.type):
         return reference.mobile_attention(query, key, value, float(eps), bool(clamp))
 

@@ -54,7 +54,7 @@ def linear_attention(
     """
     if feature_map not in FEATURE_MAPS:
         raise ValueError(f"feature_map must be one of {', '.join(map(repr, FEATURE_MAPS))}, got {feature_map!r}")
-    query, key, value = _checked(query, key, value)
+    query, key, value = checked_tokens(query, key, value)
     return _LINEAR(backend, query, key, value, feature_map, float(eps))
 
 
@@ -81,7 +81,7 @@ def clamped_linear_attention(
 
     Source: The Linear Attention Resurrection in Vision Transformer (arXiv:2501.16182).
     """
-    query, key, value = _checked(query, key, value)
+    query, key, value = checked_tokens(query, key, value)
     check.check_tensor("scale", scale)
     if scale.device != query.device:
         raise ValueError(f"scale must be on the device of query, {query.device}, got {scale.device}")
@@ -161,7 +161,9 @@ def magnitude_aware_linear_attention(
     return _rotary_attention(_MAGNITUDE_AWARE, query, key, value, angle, size, eps, backend)
 
 
-def _checked(query: Tensor, key: Tensor, value: Tensor, self_attention: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def checked_tokens(
+    query: Tensor, key: Tensor, value: Tensor, self_attention: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """The tensors in their final dtype, if they fit together."""
     check.check_tensor("query", query, 4)
     if _operators.is_autocast_enabled(query.device.type):
@@ -189,7 +191,7 @@ def _rotary_attention(
     eps: float,
     backend: str,
 ) -> Tensor:
-    query, key, value = _checked(query, key, value, self_attention=True)
+    query, key, value = checked_tokens(query, key, value, self_attention=True)
     height, width = query.shape[2], 1
     if angle is not None:
         check.check_tensor("angle", angle, 1)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 import triton
 from torch import Tensor
 
+from visionattn.ops.linear_attention import allocate
 from visionattn.ops.triton._linear_backward import add_mean_gradient, key_backward, query_backward
 from visionattn.ops.triton._linear_forward import collect, distribute, merge, prepare
 
-__all__ = ["Attention", "backward", "forward"]
+__all__ = ["Attention", "backward", "forward", "rotary_kernels"]
 
 CHUNK = 128  # tokens that a part has at least, and a multiple of
 MOST_PARTS = 512
@@ -209,8 +210,6 @@ def _merge(
 
 def forward(
     attention: Attention,
-    out: Tensor,
-    row: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -219,8 +218,9 @@ def forward(
     width: int = 1,
     eps: float = 0.0,
     factors: Optional[Tensor] = None,
-) -> None:
-    """Fills `out` `[batch, heads, tokens, value_dim]` and `row` `[batch * heads, length]`."""
+) -> Tuple[Tensor, Tensor]:
+    """The output `[batch, heads, tokens, value_dim]`, and the row `[batch * heads, length]` that backward needs."""
+    out, row = allocate(query, value, attention.vectors)
     plan = _plan(attention, angle, (height, width), query, key, value)
     heads, tokens, dim = query.shape[1:]
     parts, chunk = plan.splits["collect"]
@@ -240,6 +240,7 @@ def forward(
         "distribute", distribute, parts, query, *query.stride(), out, *out.stride(), table, row, factors,
         heads, tokens, chunk, width, positions, eps,
     )  # fmt: skip
+    return out, row
 
 
 def backward(
@@ -284,3 +285,15 @@ def backward(
             *grad_query.stride(), sums, heads, tokens, parts, dim**-0.5 / tokens, SPLITS=triton.next_power_of_2(parts),
         )  # fmt: skip
     return grad_query, grad_key, grad_value, grad_row
+
+
+def rotary_kernels(attention: Attention) -> Tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward, as a `TritonOperator` calls them, of an attention with a rotation by constant angles."""
+
+    def rotary_forward(query, key, value, angle, height, width, eps):
+        return forward(attention, query, key, value, angle, height, width, eps)
+
+    def rotary_backward(grad, query, key, value, angle, height, width, eps, row):
+        return *backward(attention, grad, row, query, key, value, angle, height, width, eps)[:3], None
+
+    return rotary_forward, rotary_backward

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from visionattn.ops.linear_attention import allocate
 from visionattn.ops.triton import _linear_launch as launch
 
 __all__ = ["backward", "forward"]
@@ -13,9 +12,7 @@ _ATTENTION = launch.Attention("relu", "clamp", grad_vectors=2)
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, scale: Tensor, minimum: float) -> tuple[Tensor, Tensor]:
-    out, row = allocate(query, value, vectors=1)
-    launch.forward(_ATTENTION, out, row, query, key, value, eps=minimum, factors=scale)
-    return out, row
+    return launch.forward(_ATTENTION, query, key, value, eps=minimum, factors=scale)
 
 
 def backward(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from visionattn.ops.linear_attention import allocate
 from visionattn.ops.triton import _linear_launch as launch
 
 __all__ = ["backward", "forward"]
@@ -13,9 +12,7 @@ _ATTENTIONS = {name: launch.Attention(name, "divide") for name in ("elu", "relu"
 
 
 def forward(query: Tensor, key: Tensor, value: Tensor, feature_map: str, eps: float) -> tuple[Tensor, Tensor]:
-    out, row = allocate(query, value, vectors=1)
-    launch.forward(_ATTENTIONS[feature_map], out, row, query, key, value, eps=eps)
-    return out, row
+    return launch.forward(_ATTENTIONS[feature_map], query, key, value, eps=eps)
 
 
 def backward(
