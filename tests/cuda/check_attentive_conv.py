@@ -13,6 +13,7 @@ import argparse
 import random
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -125,14 +126,10 @@ def run(cases: int = 24, device: str = "cuda", seconds: float = 75.0) -> Report:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", type=int, default=24, help="random problems")
+    parser.add_argument("--output", type=Path, help="JSON file for the largest errors")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    report = run(options.cases, options.device)
-    for group, errors in report.errors.items():
-        print(f"{group:32s}", "  ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    print(*report.failures[:20], sep="\n")
-    print(f"{sum(report.counts.values())} comparisons, {len(report.failures)} failures")
-    return bool(report.failures)
+    return run(options.cases, options.device).finish(options.output)
 
 
 if __name__ == "__main__":

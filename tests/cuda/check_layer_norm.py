@@ -49,10 +49,8 @@ def check(rows, channels, input_dtype, output_dtype):
     return max(error(a, e) for a, e in zip(runs[0], expected)) if rows else 0.0
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+def run():
+    """What every case gave: its sizes and dtypes, the largest error, and whether that is `ok`."""
     results = []
     for rows in ROWS:
         for channels in CHANNELS:
@@ -61,6 +59,14 @@ def main():
                 worst = check(rows, channels, *dtypes)
                 case = dict(rows=rows, channels=channels, dtypes=[str(d) for d in dtypes], error=worst)
                 results.append(dict(case, ok=worst <= TOLERANCE[low]))
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    results = run()
     failures = [result for result in results if not result["ok"]]
     for failure in failures[:10]:
         print(failure)

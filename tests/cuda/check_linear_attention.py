@@ -14,7 +14,6 @@ import concurrent.futures
 import functools
 import importlib
 import itertools
-import json
 import multiprocessing
 import random
 import sys
@@ -193,13 +192,7 @@ def run(cases: int = 3, device: str = "cuda", workers: int = 8) -> Report:
         reports = [check(task) for task in tasks]
     report = Report()
     for part in reports:
-        report.failures.extend(part.failures)
-        for group, count in part.counts.items():
-            report.counts[group] = report.counts.get(group, 0) + count
-        for group, errors in part.errors.items():
-            largest = report.errors.setdefault(group, {})
-            for name, error in errors.items():
-                largest[name] = max(largest.get(name, 0.0), error)
+        report.add(part)
     return report
 
 
@@ -210,14 +203,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file for the largest errors")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    report = run(options.cases, options.device, options.workers)
-    for group, errors in report.errors.items():
-        print(f"{group:30s}", "  ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    print(*report.failures[:20], sep="\n")
-    print(f"{sum(report.counts.values())} comparisons, {len(report.failures)} failures")
-    if options.output:
-        options.output.write_text(json.dumps({"errors": report.errors, "failures": report.failures}, indent=1))
-    return bool(report.failures)
+    return run(options.cases, options.device, options.workers).finish(options.output)
 
 
 if __name__ == "__main__":

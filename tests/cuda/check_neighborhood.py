@@ -86,6 +86,26 @@ class Report:
         for name, value in first.items():
             self.require(torch.equal(value, second[name]), f"{name} differs between two runs: {label}")
 
+    def add(self, other: Report) -> None:
+        """Takes over what another process found."""
+        self.failures += other.failures
+        for group, count in other.counts.items():
+            self.counts[group] = self.counts.get(group, 0) + count
+        for group, errors in other.errors.items():
+            largest = self.errors.setdefault(group, {})
+            for name, error in errors.items():
+                largest[name] = max(largest.get(name, 0.0), error)
+
+    def finish(self, output: Path | None) -> int:
+        """Prints a summary, saves everything as JSON if asked to, and returns the exit status."""
+        for group, errors in self.errors.items():
+            print(f"{group:32s}", "  ".join(f"{name} {error:.1e}" for name, error in errors.items()))
+        print(*self.failures[:40], sep="\n")
+        print(f"{sum(self.counts.values())} comparisons, {len(self.failures)} failures")
+        if output:
+            output.write_text(json.dumps(vars(self), indent=1))
+        return 1 if self.failures else 0
+
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
@@ -394,14 +414,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file for the largest errors")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    report = run(options.cases, options.small, options.device)
-    for group, errors in report.errors.items():
-        print(f"{group:20s}", "  ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    print(*report.failures[:40], sep="\n")
-    print(f"{sum(report.counts.values())} comparisons, {len(report.failures)} failures")
-    if options.output:
-        options.output.write_text(json.dumps(vars(report), indent=1))
-    return 1 if report.failures else 0
+    return run(options.cases, options.small, options.device).finish(options.output)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import random
 import sys
@@ -126,11 +125,7 @@ def run(cases: int = 20, device: str = "cuda", seconds: float = 60.0) -> Report:
             for kind, dtype in itertools.product(KINDS, dtypes)
         ]
         for job in jobs:
-            report = job.result()
-            total.errors.update(report.errors)
-            total.failures += report.failures
-            for name, count in report.counts.items():
-                total.counts[name] = total.counts.get(name, 0) + count
+            total.add(job.result())
     return total
 
 
@@ -141,14 +136,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file for the largest errors")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    report = run(options.cases, options.device, options.seconds)
-    for group, errors in report.errors.items():
-        print(f"{group:30s}", "  ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    print(*report.failures[:20], sep="\n")
-    print(f"{sum(report.counts.values())} comparisons, {len(report.failures)} failures")
-    if options.output:
-        options.output.write_text(json.dumps({"errors": report.errors, "failures": report.failures}, indent=1))
-    return bool(report.failures)
+    return run(options.cases, options.device, options.seconds).finish(options.output)
 
 
 if __name__ == "__main__":
