@@ -10,7 +10,7 @@ from torch import nn
 import visionattn
 from tests.ops.cases import relative_error
 from tests.parity import FIXTURES, assert_matches, fill, image, load_fixture, official_state_dict
-from visionattn.models import dualtoken
+from visionattn.models import _dualtoken
 
 COMMON = dict(act=nn.GELU(), norm_layer=LayerNorm, dtype=torch.float64)
 
@@ -21,7 +21,7 @@ def load(name):
 
 def token_module(data, channels, mlp):
     heads, grid, steps = (int(data[key]) for key in ("heads", "grid", "steps"))
-    return dualtoken.TokenModule(channels, heads, grid, steps, mlp, 0.5, **COMMON)
+    return _dualtoken.TokenModule(channels, heads, grid, steps, mlp, 0.5, **COMMON)
 
 
 def build(name, data):
@@ -30,15 +30,15 @@ def build(name, data):
     if name.startswith("ptm"):
         return token_module(data, channels, "normal" if "normal" in name else "mix"), lambda m, x, g: m(x, g)
     if name == "conv_encoder":
-        return dualtoken.ConvEncoder(channels, 4, **COMMON), lambda m, x: (m(x),)
+        return _dualtoken.ConvEncoder(channels, 4, **COMMON), lambda m, x: (m(x),)
     if name == "bidim_attn":
-        return dualtoken.BiDimAttention(channels, **COMMON), lambda m, x: (m(x),)
+        return _dualtoken.BiDimAttention(channels, **COMMON), lambda m, x: (m(x),)
     if name == "downsample":
-        return dualtoken.PatchMerge(channels, 12, LayerNorm, dtype=torch.float64), lambda m, x, g: m((x, g))
+        return _dualtoken.PatchMerge(channels, 12, LayerNorm, dtype=torch.float64), lambda m, x, g: m((x, g))
     last = name == "block_last"
     ptm = token_module(data, channels, "normal" if last else "mix")
     ratios = (float(data["conv_ratio"]), float(data["mlp_ratio"]))
-    return dualtoken.DualTokenBlock(channels, *ratios, ptm, is_last=last, **COMMON), lambda m, x, g: m((x, g))
+    return _dualtoken.DualTokenBlock(channels, *ratios, ptm, is_last=last, **COMMON), lambda m, x, g: m((x, g))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_to_grid():
     for i in range(7):
         height, width, side = data[f"size_{i}"].tolist()
         x = image((1, height, width, 2), 20 + i).requires_grad_()
-        out = dualtoken.to_grid(x, side)
+        out = _dualtoken.to_grid(x, side)
         expected = data[f"out_{i}"]
         assert relative_error(out[..., : expected.shape[-1]], expected) < 1e-10
         if f"grad_in_{i}" in data:
