@@ -1,17 +1,20 @@
 """Measures models side by side: `python tools/benchmark.py dinat_tiny convnext_tiny swin_tiny_patch4_window7_224`."""
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from visionattn.engine.benchmark import benchmark_model
 from visionattn.engine.checkpoint import atomic_write
 from visionattn.engine.cli import run_tool
 from visionattn.engine.figures import draw_bars
+from visionattn.engine.turns import in_turns
 
 COLUMNS = {
     "model": "model",
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each median")
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that compile side by side and measure in turn")
     parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.png")
     args = parser.parse_args()
 
@@ -50,24 +54,22 @@ def main() -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 140  # in a file there is room
-    rows = []
-    for name in args.models:
-        for mode in args.mode:
-            for how in args.compile:
-                with console.status(f"{name}, {mode}, {how}"):
-                    rows.append(
-                        benchmark_model(
-                            name,
-                            device,
-                            args.dtype,
-                            args.batch_size,
-                            args.img_size,
-                            training=mode == "training",
-                            compiled=how == "compiled",
-                            channels_last=args.channels_last,
-                            seconds=args.seconds,
-                        )
-                    )
+    settings = list(itertools.product(args.models, args.mode, args.compile))
+    calls = [
+        (
+            name,
+            device,
+            args.dtype,
+            args.batch_size,
+            args.img_size,
+            mode == "training",
+            how == "compiled",
+            args.channels_last,
+            args.seconds,
+        )
+        for name, mode, how in settings
+    ]
+    rows = list(track(in_turns(benchmark_model, calls, args.jobs), "measuring", len(calls), console=console))
     table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
     for row in rows:
         cells = [

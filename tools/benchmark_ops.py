@@ -25,17 +25,20 @@ def main() -> None:
     parser.add_argument("--cases", help="only cases whose name contains this")
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each median")
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads, one or several counts")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that compile side by side and measure in turn")
     parser.add_argument("--out", type=Path, help="folder for benchmark_ops.json and benchmark_ops.png")
     args = parser.parse_args()
 
     import torch
     from rich.console import Console
+    from rich.progress import track
     from rich.table import Table
 
     from visionattn.engine.benchmark_ops import SUITES, measure_case, measure_floor
     from visionattn.engine.checkpoint import atomic_write
     from visionattn.engine.devices import device_name, resolve_device
     from visionattn.engine.figures import draw_over_floor
+    from visionattn.engine.turns import in_turns
 
     device = resolve_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cases = [case for case in SUITES[args.suite] if not args.cases or args.cases in case.name]
@@ -63,16 +66,19 @@ def main() -> None:
             table = Table(
                 "case", "pass", "by", "ms", "floor, ms", "over floor", "goal", "launch, us", title=f"{name}, {dtype}"
             )
-            for case in cases:
-                with console.status(case.name):
-                    passes = [mode == "training" for mode in args.mode]
-                    measured = measure_case(case, floor, device, dtype, args.contestants, passes, args.seconds)
+            passes = [mode == "training" for mode in args.mode]
+            calls = [
+                (case, floor, device, dtype, [contestant], passes, args.seconds)
+                for case in cases
+                for contestant in args.contestants
+            ]
+            for measured in track(in_turns(measure_case, calls, args.jobs), "measuring", len(calls), console=console):
                 for row in measured:
                     rows.append({"device": name, "dtype": dtype, **row})
                     numbers = [row[key] for key in ("ms", "floor_ms", "over_floor", "goal", "launch_us")]
                     cells = ["" if x is None else f"{x:.3g}" for x in numbers]
                     table.add_row(row["case"], row["pass"], row["contestant"], row["error"] or cells[0], *cells[1:])
-                if args.out:  # after every case: a run that is cut off leaves what it has
+                if args.out:  # after every contestant: a run that is cut off leaves what it has
                     text = json.dumps(report, indent=1)
                     atomic_write(args.out / "benchmark_ops.json", lambda file, text=text: file.write(text.encode()))
             console.print(table)

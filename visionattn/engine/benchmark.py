@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from visionattn.engine.classifier import create_net
 from visionattn.engine.config import model_data_config
 from visionattn.engine.devices import device_name, resolve_device
+from visionattn.engine.turns import turn
 from visionattn.utils.flops import count_macs
 
 __all__ = ["benchmark_model", "peak_memory", "time_median"]
@@ -33,21 +34,28 @@ def time_median(run: Callable[[], Any], device: torch.device, seconds: float = 2
     """
     for _ in range(warmup):
         run()
+    time_once = _time_on_cuda if device.type == "cuda" else _time_on_cpu
     times: List[float] = []
-    stop = time.perf_counter() + seconds
-    while len(times) < 5 or (time.perf_counter() < stop and len(times) < 1000):
-        if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1000)
-        else:
-            begin = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - begin)
+    with turn():
+        stop = time.perf_counter() + seconds
+        while len(times) < 5 or (time.perf_counter() < stop and len(times) < 1000):
+            times.append(time_once(run))
     return statistics.median(times)
+
+
+def _time_on_cuda(run: Callable[[], Any]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def _time_on_cpu(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> Optional[float]:
@@ -152,6 +160,8 @@ def benchmark_model(
             row["latency_ms"] = 1000 * time_median(lambda: step(images[:1]), target, seconds)
     except torch.OutOfMemoryError:
         row["error"] = "out of memory"
+    if compiled:
+        torch.compiler.reset()  # the next model must not meet this one's limit of recompilations
     return row
 
 

@@ -12,6 +12,7 @@ import torch
 from visionattn.engine.benchmark import DTYPES, time_median
 from visionattn.engine.benchmark_suites import SUITES
 from visionattn.engine.benchmark_suites.problem import Problem
+from visionattn.engine.turns import turn
 
 __all__ = ["SUITES", "Floor", "measure_case", "measure_floor"]
 
@@ -62,13 +63,14 @@ def time_graph(run: Callable[[], Any], seconds: float) -> float:
 def time_launch(run: Callable[[], Any], seconds: float) -> float:
     """Median CPU time until a call on an idle CUDA device returns, its kernels still running or not."""
     times: List[float] = []
-    stop = time.perf_counter() + seconds
-    while len(times) < 5 or (time.perf_counter() < stop and len(times) < 200):
+    with turn():
+        stop = time.perf_counter() + seconds
+        while len(times) < 5 or (time.perf_counter() < stop and len(times) < 200):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
         torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    torch.cuda.synchronize()
     return statistics.median(times)
 
 
