@@ -57,6 +57,11 @@ LARGE_CASES = (
     Case((9, 13, 17), (6, 8, 9), (1, 1, 1), (1, 1, 1), (False,) * 3, dim=128, dim_value=128, batch=1),
     Case((40, 20), (48, 24), (1, 1), (1, 1), (False, False), clip_window=True, batch=1, dim=64, dim_value=64),
     Case((5, 3), (9, 8), (4, 3), (3, 7), (False, False), clip_window=True, rpb=True, dim=32, dim_value=32),
+    # Blocks of one warp whose tables are small: what lies behind the token buffers is close.
+    Case((14, 14), (9, 6), (1, 1), (1, 1), (False, False), batch=1, dim=64, dim_value=64),
+    Case((17, 19), (6, 9), (3, 1), (1, 1), (False, True), batch=1, dim=64, dim_value=64),
+    Case((20, 10), (9, 7), (4, 1), (1, 1), (True, False), batch=1, dim=32, dim_value=32, packed=True),
+    Case((18, 9), (9, 9), (2, 1), (1, 1), (False, False), batch=1),
 )
 
 

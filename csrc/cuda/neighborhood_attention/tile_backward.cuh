@@ -159,7 +159,7 @@ __device__ __forceinline__ void backward_block(const NeighborhoodParams& params,
   }
 
   if constexpr (kLined) {
-    clear_past<T, kRowBytes>(memory, layout, plan, columns, layout.columns1);
+    clear_past<kRowBytes, 2 * kRows>(memory, layout, plan, columns, layout.columns1);
     if constexpr (kInverse) {
       for (int s = 0; s < plan.stages * plan.teams; ++s) {
         float2* past = reinterpret_cast<float2*>(memory + s * layout.stage + layout.statistics) + columns;

@@ -133,12 +133,13 @@ __device__ __forceinline__ void for_chunks(const Team& team, const uint2* offset
   }
 }
 
-// Lined kernels read past the last column of a block, of which nothing comes but must be a number: clears as much
-// behind both tensors' columns in all buffers, before any copy. `second`: where the second tensor's columns start.
-template <typename T, int kRowBytes, typename Layout>
+// Lined kernels read past the last column of a block, of which nothing comes but must be a number: clears kColumns
+// behind both tensors' columns in all buffers, before any copy. `second`: where the second tensor's columns start; as
+// many rows as are cleared must follow them, or what lies behind the buffers would be lost.
+template <int kRowBytes, int kColumns, typename Layout>
 __device__ __forceinline__ void clear_past(unsigned char* memory, const Layout& layout, const Plan& plan, int columns,
                                            int second) {
-  constexpr int kPast = 32 * kRowBytes / 16;
+  constexpr int kPast = kColumns * kRowBytes / 16;
   for (int s = 0; s < plan.stages * plan.teams; ++s) {
     for (int i = threadIdx.x; i < 2 * kPast; i += blockDim.x) {
       const int start = s * layout.stage + (i < kPast ? 0 : second) + columns * kRowBytes;

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kForwardThreads<T, kDim>)
   constexpr std::integral_constant<Part, kFirst> queries_keys;
   constexpr std::integral_constant<Part, kSecond> values;
   constexpr std::integral_constant<Part, kBoth> all;
-  if constexpr (kLined) clear_past<T, kRowBytes>(memory, layout, plan, columns, layout.values);
+  if constexpr (kLined) clear_past<kRowBytes, kRows>(memory, layout, plan, columns, layout.values);
   Unit unit(params, plan, place);
   const int units = (place.units() - team.index + team.count - 1) / team.count;
   if (team.index > 0) unit.advance(params, plan, place, team.index);

@@ -145,8 +145,6 @@ class Planner {
       return;
     }
     if (middle.extents.warp * last.extents.warp <= 7 * 16) return;  // listed columns fit into registers
-    // Boxes that leave rows of a warp unused came out wrong in the forward pass of single warps.
-    if (rows[0] * rows[1] * rows[2] != kRows) return;
     const KernelChoice choice = kernels_.lined(dtype_, dim_, middle.extents.warp * pairs);
     Totals totals;
     for (int a = 0; a < kMaxRank; ++a) totals.add(cut(a, rows[a], warps[a]));
