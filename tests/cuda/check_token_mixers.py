@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
+import os
 import random
 import sys
 import time
@@ -26,6 +27,7 @@ from torch import Tensor
 from tests.cuda.check_neighborhood import Report, poisoned_memory
 from visionattn import ops
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products, set before CUDA starts
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Problem = tuple[dict[str, Tensor], Callable[..., Tensor]]  # inputs in float64, and the operator on them
 
@@ -107,6 +109,7 @@ def run_one(kind: str, dtype: torch.dtype, cases: int, device: str, seconds: flo
         try:
             expected = results(problem, dtype, device, "reference", seed)
             with poisoned_memory():
+                torch.use_deterministic_algorithms(True)  # those of torch's attention for tokens before the grid, too
                 first, second = (results(problem, dtype, device, "triton", seed) for _ in range(2))
             report.compare(kind, dtype, first, expected, name)
             report.same_bits(first, second, name)

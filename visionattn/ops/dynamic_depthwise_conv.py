@@ -65,8 +65,6 @@ def _fake(value: Tensor, kernels: Tensor) -> tuple[Tensor, ...]:
 
 
 def _reasons(value: Tensor, kernels: Tensor) -> str | None:
-    if value.is_cuda:
-        return "on a GPU their gradient of `kernels` is wrong"
     if kernels.shape[2] != 3 or kernels.shape[3] != 3:
         return f"kernels must be 3 x 3, got {list(kernels.shape[2:])}"
     if kernels.dtype == torch.float64:

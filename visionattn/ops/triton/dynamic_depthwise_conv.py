@@ -107,12 +107,14 @@ def convolve_backward(
     k22 = tl.load(weight + 0, mask=c < channels, other=0.0).to(tl.float32)
     zeros = tl.zeros((W, C), tl.float32)
     d00, d01, d02, d10, d11, d12, d20, d21, d22 = zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros
+    above, current, one_back = zeros, zeros, zeros
+    # Another value than `one_back` starts with: Triton takes a variable for a constant that gets its own value back.
+    two_back = tl.zeros((W, C), tl.float32)
     start = (first - 1).to(tl.int64) * width + w
     grad += image * g_b + c.to(tl.int64) * g_c + start * g_p
     # These two are a row behind `grad`.
     x += image * x_b + c.to(tl.int64) * x_c + (start - width) * x_p
     grad_x += image * gx_b + c.to(tl.int64) * gx_c + (start - width) * gx_p
-    above, current, two_back, one_back = zeros, zeros, zeros, zeros
     row = first - 1 + tl.zeros_like(w)  # a block: the interpreter has no mask of a scalar and a block
     for _ in range(tl.minimum(ROWS, height - first) + 2):
         g_left, g, g_right = _row(grad, row, 0, height, w, width, c, channels, g_p)
