@@ -1,0 +1,18 @@
+"""Cascade Mask R-CNN with DiNAT-Mini on COCO, 3x: 51.2 box AP, 44.4 mask AP in the paper."""
+
+_base_ = [
+    "../../_base_/models/cascade_mask_rcnn.py",
+    "../../_base_/datasets/coco_instance_multiscale.py",
+    "../../_base_/schedules/coco_3x.py",
+    "../../_base_/runtime/mmdet.py",
+]
+
+model = dict(
+    backbone=dict(
+        model_name="dinat_mini",
+        drop_path_rate=0.2,
+        dilations="coco",
+        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/dinat_mini.pth"),
+    ),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)

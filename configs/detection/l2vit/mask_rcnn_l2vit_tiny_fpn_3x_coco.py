@@ -1,0 +1,18 @@
+"""Mask R-CNN with L2ViT-Tiny on COCO, 3x."""
+
+_base_ = [
+    "../../_base_/models/mask_rcnn.py",
+    "../../_base_/datasets/coco_instance_multiscale.py",
+    "../../_base_/schedules/coco_3x.py",
+    "../../_base_/runtime/mmdet.py",
+]
+
+model = dict(
+    backbone=dict(
+        model_name="l2vit_tiny",
+        drop_path_rate=0.2,
+        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/l2vit_tiny.pth"),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)
+optim_wrapper = dict(paramwise_cfg=None)

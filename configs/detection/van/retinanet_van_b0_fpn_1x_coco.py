@@ -1,0 +1,22 @@
+"""RetinaNet with VAN-B0 on COCO, 1x: 38.8 AP in the paper.
+
+The paper gives no recipe for detection: ours is Swin's, with the drop path of VAN's Semantic FPN.
+"""
+
+_base_ = [
+    "../../_base_/models/retinanet.py",
+    "mmdet::_base_/datasets/coco_detection.py",
+    "../../_base_/schedules/coco_1x.py",
+    "../../_base_/runtime/mmdet.py",
+]
+
+model = dict(
+    backbone=dict(
+        model_name="van_b0",
+        drop_path_rate=0.2,
+        norm_eps=1e-05,
+        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/van_b0.pth"),
+    ),
+    neck=dict(in_channels=[64, 160, 256]),
+)
+sync_bn = "torch"

@@ -1,0 +1,19 @@
+"""UPerNet with MambaOut-Tiny on ADE20K, 160k: 47.4 mIoU, 48.6 over several scales in the paper."""
+
+_base_ = [
+    "../../_base_/models/upernet.py",
+    "../../_base_/datasets/ade20k.py",
+    "../../_base_/schedules/ade20k_160k.py",
+    "../../_base_/runtime/mmseg.py",
+]
+
+model = dict(
+    backbone=dict(
+        model_name="mambaout_tiny",
+        drop_path_rate=0.3,
+        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/mambaout_tiny.pth"),
+    ),
+    decode_head=dict(in_channels=[96, 192, 384, 576]),
+    auxiliary_head=dict(in_channels=384),
+)
+optim_wrapper = dict(optimizer=dict(lr=0.0001))

@@ -1,0 +1,19 @@
+"""Our backbones in mmdetection and mmsegmentation.
+
+Importing this registers the classes below in mmengine's root registries, where both frameworks find them by their bare
+names. It changes nothing else: `mend_mmengine` and `enable_without_mmcv_ops` do, and are there to be called.
+"""
+
+from visionattn.downstream.openmmlab.backbone import VisionAttnBackbone
+from visionattn.downstream.openmmlab.layer_decay import LayerDecayOptimWrapperConstructor
+from visionattn.downstream.openmmlab.mend import mend_mmengine
+from visionattn.downstream.openmmlab.mmcv_ops import enable_without_mmcv_ops
+from visionattn.downstream.openmmlab.necks import FinerFPN
+
+__all__ = [
+    "FinerFPN",
+    "LayerDecayOptimWrapperConstructor",
+    "VisionAttnBackbone",
+    "enable_without_mmcv_ops",
+    "mend_mmengine",
+]
