@@ -11,10 +11,13 @@ from mmengine.config import Config, ConfigDict
 from timm.data import resolve_data_config
 
 import visionattn  # noqa: F401  registers our models with timm
+from visionattn.downstream.openmmlab import mend_mmengine
+from visionattn.engine import openmmlab
 
 __all__ = ["ConfigError", "load_config", "model_data_config", "parse_options", "resolve_config"]
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+WITH_ROOT = ("ImageFolder", "CocoInstances", "SemanticFolder")  # data sets that `data_root` is for
 
 
 class ConfigError(ValueError):
@@ -22,7 +25,7 @@ class ConfigError(ValueError):
 
 
 def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir: Optional[str] = None) -> Config:
-    """Reads a config file and resolves it.
+    """Reads a config file and resolves it; one of mmdetection or mmsegmentation by `visionattn.engine.openmmlab`.
 
     Args:
         path: Python config file.
@@ -37,6 +40,7 @@ def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir
         raise FileNotFoundError(f"no config file at {path}")
     if Path(path).suffix != ".py":
         raise ConfigError(f"config files are Python files, got {path}")
+    mend_mmengine()  # for configs that build on those of other packages
     try:
         config = Config.fromfile(path)
     except FileNotFoundError as error:
@@ -45,6 +49,7 @@ def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir
         raise ConfigError(f"config {path} can't be read: {type(error).__name__}: {error}") from error
     for key in [key for key in config if key.startswith("_")]:
         config.pop(key)  # names that a config file uses for itself
+    data_root = config.get("data_root")
     if options:
         try:
             config.merge_from_dict(dict(options))
@@ -54,6 +59,8 @@ def load_config(path: str, options: Optional[Mapping[str, Any]] = None, work_dir
         config.work_dir = work_dir
     elif config.get("work_dir") is None:
         config.work_dir = str(Path("work_dirs", Path(path).stem))
+    if openmmlab.is_openmmlab(config):
+        return openmmlab.resolve(config, data_root)
     return resolve_config(config)
 
 
@@ -91,9 +98,9 @@ def model_data_config(name: str, overrides: Optional[Mapping[str, Any]] = None) 
 def resolve_config(config: Config) -> Config:
     """Fills in what follows from the rest, in place:
 
-    - every data set's transform gets the model's data config (overridden by the top-level `data_config`), unless it
-    sets a value itself;
-    - `data_root`, where given, becomes the root of the image folders;
+    - a classification data set's transform gets the model's data config (overridden by the top-level `data_config`),
+    unless it sets a value itself; detectors and segmenters, whose data sets have `transforms`, normalise by themselves;
+    - `data_root`, where given, becomes the root of the data sets that lie in folders;
     - the training sampler's `group` becomes the samples of one optimizer step;
     - metrics with an `out_dir` get the work folder.
 
@@ -110,16 +117,20 @@ def resolve_config(config: Config) -> Config:
     for key in LOADERS:
         loader = config[key]
         dataset = loader.get("dataset")
-        if not isinstance(dataset, dict) or not isinstance(dataset.get("transform"), dict):
+        if not isinstance(dataset, dict) or not (
+            isinstance(dataset.get("transform"), dict) or isinstance(dataset.get("transforms"), list)
+        ):
             raise ConfigError(f"config has no {key}.dataset.transform section")
         batch_size = loader.get("batch_size")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"{key}.batch_size must be a positive integer, got {batch_size!r}")
         if loader.get("num_workers", 0) == 0:  # torch refuses both without workers
             loader.update(persistent_workers=False, prefetch_factor=None)
-        if dataset.type == "ImageFolder" and config.get("data_root") is not None:
+        if dataset.type in WITH_ROOT and config.get("data_root") is not None:
             dataset.root = config.data_root
-        dataset.transform = ConfigDict({**data_config, **dataset.transform, "is_training": key == "train_dataloader"})
+        if "transform" in dataset:
+            training = key == "train_dataloader"
+            dataset.transform = ConfigDict({**data_config, **dataset.transform, "is_training": training})
     if config.train_cfg.get("max_epochs", 0) < 1:
         raise ConfigError(f"train_cfg.max_epochs must be at least 1, got {config.train_cfg.get('max_epochs')!r}")
     batch_size = config.train_dataloader.batch_size

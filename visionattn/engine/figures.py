@@ -16,6 +16,17 @@ from visionattn.engine.checkpoint import atomic_write
 __all__ = ["draw_bars", "draw_confusion_matrix", "draw_curves", "draw_over_floor", "draw_predictions"]
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d97706", "#2f855a", "#8a8f98"
+# Validation scores that curves show, what matters most first.
+SCORES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "bbox_map50": "boxes, AP50",
+    "segm_map50": "masks, AP50",
+    "bbox_map": "boxes, AP",
+    "segm_map": "masks, AP",
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixels",
+}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -39,14 +50,14 @@ def plain_axes(axes: Any) -> Any:
 
 
 def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]) -> None:
-    """Draws losses, accuracies and the learning rate over epochs.
+    """Draws losses, scores and the learning rate over epochs.
 
     Args:
         history: Rows of `history.jsonl`.
         path: PNG to write; nothing is written for an empty history.
     """
     train = [row for row in history if "train_loss" in row]
-    val = [row for row in history if "val_loss" in row]
+    val = [row for row in history if any(name.startswith("val_") for name in row)]
     if not train:
         return
     per_epoch = max(1, max(row["iter"] / row["epoch"] for row in train))
@@ -55,31 +66,28 @@ def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]
     loss, accuracy, rate = (plain_axes(axes) for axes in figure.subplots(1, 3))
 
     loss.plot(epochs, [row["train_loss"] for row in train], color=BLUE, linewidth=1, label="training")
-    loss.plot(
-        [row["iter"] / per_epoch for row in val], [row["val_loss"] for row in val], color=ORANGE, label="validation"
-    )
+    rows = [row for row in val if "val_loss" in row]
+    if rows:
+        loss.plot([row["iter"] / per_epoch for row in rows], [row["val_loss"] for row in rows], color=ORANGE)
+        loss.lines[-1].set_label("validation")
     loss.set_title("loss", loc="left", fontsize=11)
     loss.set_ylim(bottom=0)
     loss.legend(frameon=False)
 
-    for name, color in (("val_top1", ORANGE), ("val_top5", GREY)):
-        rows = [row for row in val if name in row]
-        if rows:
-            accuracy.plot(
-                [row["iter"] / per_epoch for row in rows],
-                [row[name] for row in rows],
-                color=color,
-                label=name[4:].replace("top", "top-"),
+    names = [name for name in SCORES if any(f"val_{name}" in row for row in val)]
+    for name, color in zip(names, (ORANGE, GREY, BLUE, GREEN)):
+        rows = [row for row in val if f"val_{name}" in row]
+        positions, values = [row["iter"] / per_epoch for row in rows], [row[f"val_{name}"] for row in rows]
+        accuracy.plot(positions, values, color=color, label=SCORES[name])
+        if name == names[0]:
+            x, y = max(zip(positions, values), key=lambda point: point[1])
+            accuracy.plot([x], [y], "o", color=color)
+            accuracy.annotate(
+                f"best {y:.2f} %", (x, y), (4, -12), textcoords="offset points", ha="left", va="top", color=color
             )
-    best = max((row for row in val if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
-    if best is not None:
-        x, y = best["iter"] / per_epoch, best["val_top1"]
-        accuracy.plot([x], [y], "o", color=ORANGE)
-        accuracy.annotate(
-            f"best {y:.2f} %", (x, y), (4, -12), textcoords="offset points", ha="left", va="top", color=ORANGE
-        )
+    if names:
         accuracy.legend(frameon=False, loc="lower right")
-    accuracy.set_title("validation accuracy, %", loc="left", fontsize=11)
+    accuracy.set_title("validation, %", loc="left", fontsize=11)
 
     rate.plot(epochs, [row["lr"] for row in train], color=GREEN)
     rate.set_title("learning rate", loc="left", fontsize=11)

@@ -318,8 +318,9 @@ class ProgressBar(Hook):
             self._update(runner, completed=runner.iter + 1, epoch=runner.epoch + 1)
 
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        if self.progress is not None and "top1" in metrics:
-            self.shown["top1"] = f"{metrics['top1']:.2f}"
+        if self.progress is not None and metrics:
+            name, value = next(iter(metrics.items()))  # metrics name what matters most first
+            self.shown[name] = f"{value:.2f}"
             self._update(runner)
 
     def _update(self, runner, **fields: Any) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping, Optional
+from fnmatch import fnmatch
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-__all__ = ["PrecisionOptimWrapper", "TimmParamGroups"]
+__all__ = ["PrecisionOptimWrapper", "TimmParamGroups", "timm_part"]
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -89,6 +90,7 @@ class PrecisionOptimWrapper(OptimWrapper):
 class TimmParamGroups:
     """Builds an optimizer wrapper whose groups follow the model's own `no_weight_decay()` and `group_matcher()`.
 
+    Those of the backbone, where the model is a detector or segmenter; what is around the backbone counts as its head.
     Biases and other parameters with at most one axis are never decayed.
 
     Args:
@@ -111,15 +113,46 @@ class TimmParamGroups:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         net = (model.module if is_model_wrapper(model) else model).net
-        excluded = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
-        weight_decay = self.optimizer_cfg.get("weight_decay", 0.0)
-        if self.layer_decay is None:
-            groups = param_groups_weight_decay(net, weight_decay, no_weight_decay_list=excluded)
-        else:
-            groups = param_groups_layer_decay(
-                net, weight_decay, no_weight_decay_list=excluded, layer_decay=self.layer_decay
-            )
-            for group in groups:
-                group["lr"] = self.optimizer_cfg["lr"] * group.pop("lr_scale")
+        groups = parameter_groups(
+            net, self.optimizer_cfg["lr"], self.optimizer_cfg.get("weight_decay", 0.0), self.layer_decay
+        )
         optimizer = OPTIMIZERS.build({"params": groups, **self.optimizer_cfg})
         return OPTIM_WRAPPERS.build({**self.wrapper_cfg, "optimizer": optimizer})
+
+
+def timm_part(net: nn.Module) -> Tuple[str, nn.Module]:
+    """The timm model in a network, which may be the network, and the prefix of its names (empty, or with a dot).
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name, module in net.named_modules():
+        if hasattr(module, "group_matcher"):
+            return f"{name}." if name else "", module
+    raise ValueError(f"{type(net).__name__} holds no model of timm's")
+
+
+def parameter_groups(
+    net: nn.Module, lr: float, weight_decay: float, layer_decay: Optional[float] = None
+) -> List[Dict[str, Any]]:
+    """Groups of the trained parameters by learning rate and weight decay, as an optimizer takes them."""
+    prefix, backbone = timm_part(net)
+    free = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+    matcher = backbone.group_matcher(coarse=False)
+    layers = group_parameters(backbone, matcher, return_values=False, reverse=True) if layer_decay else {}
+    top = max(layers.values(), default=0) + (1 if prefix else 0)
+    groups: Dict[Tuple[int, bool], List[Tensor]] = {}
+    for name, param in net.named_parameters():
+        if not param.requires_grad:
+            continue
+        own = name[len(prefix) :] if name.startswith(prefix) else None
+        decayed = param.ndim > 1 and not name.endswith(".bias") and not any(own and fnmatch(own, p) for p in free)
+        groups.setdefault((layers.get(own, top), decayed), []).append(param)
+    return [
+        {
+            "params": params,
+            "lr": lr * (layer_decay or 1.0) ** (top - layer),
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (layer, decayed), params in sorted(groups.items(), key=lambda item: item[0])
+    ]

@@ -88,7 +88,7 @@ class VisionRunner(Runner):
 
     @property
     def net(self) -> nn.Module:
-        """The timm model below the classifier and its wrappers."""
+        """The network below the classifier, detector or segmenter and its wrappers."""
         return (self.model.module if is_model_wrapper(self.model) else self.model).net
 
     @functools.cached_property
@@ -143,7 +143,7 @@ class VisionRunner(Runner):
         return MMDistributedDataParallel(module=model, device_ids=device_ids, **options)
 
     def _init_model_weights(self) -> None:
-        """Nothing: the classifier is initialised by its constructor, from the same seed on every rank."""
+        """Nothing: the model is initialised by its constructor, from the same seed on every rank."""
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: Optional[Mapping[str, Any]] = None) -> None:
         """Scales the learning rates by images per step over `auto_scale_lr.base_batch_size`, where that is enabled.
@@ -238,7 +238,7 @@ def library_versions() -> Dict[str, str]:
 
 
 def shard_by_block(model: nn.Module, world_size: int, **options: Any) -> nn.Module:
-    """Shards a classifier's parameters, gradients and optimizer state over all ranks, one unit per block (FSDP2)."""
+    """Shards a model's parameters, gradients and optimizer state over all ranks, one unit per block (FSDP2)."""
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     options.setdefault("mesh", init_device_mesh(device_type, (world_size,)))
     for name, module in list(model.named_modules()):

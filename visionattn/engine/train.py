@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional, Union
 import torch
 from mmengine.config import Config
 
+from visionattn.engine import openmmlab
 from visionattn.engine.config import ConfigError
 from visionattn.engine.optim import AMP_DTYPES
 from visionattn.engine.runner import VisionRunner
@@ -39,6 +40,8 @@ def train(
     Returns:
         The runner after training.
     """
+    if openmmlab.is_openmmlab(config):
+        return openmmlab.train(config, resume, seed, launcher, amp, fsdp)
     apply_options(config, seed, launcher, amp, fsdp)
     config.resume = bool(resume)
     config.load_from = resume if isinstance(resume, str) and resume != "auto" else None
@@ -54,6 +57,8 @@ def evaluate(config: Config, checkpoint: str, launcher: str = "none") -> Dict[st
     Returns:
         Metrics by name.
     """
+    if openmmlab.is_openmmlab(config):
+        return openmmlab.evaluate(config, checkpoint, launcher)
     apply_options(config, launcher=launcher)
     for key in (
         "train_dataloader",
@@ -109,6 +114,8 @@ def dry_run(config: Config, seed: Optional[int] = None, amp: Optional[str] = Non
     Returns:
         `loss` and `seconds` of the step, `parameters` of the model.
     """
+    if openmmlab.is_openmmlab(config):
+        return openmmlab.dry_run(config, seed, amp)
     apply_options(config, seed, amp=amp)
     config.default_hooks = NO_HOOKS
     config.custom_hooks = None
@@ -125,7 +132,7 @@ def dry_run(config: Config, seed: Optional[int] = None, amp: Optional[str] = Non
         count = sum(p.numel() for p in group["params"])
         print(f"  {count:>12,} parameters  lr {group['lr']:g}  weight decay {group['weight_decay']:g}")
     batch = next(iter(loop.dataloader))
-    shape = "x".join(map(str, batch["inputs"].shape))
+    shape = "x".join(map(str, (len(batch["inputs"]), *batch["inputs"][0].shape)))
     print(f"{len(loop.dataloader.dataset):,} training images, {len(loop.dataloader)} batches of {shape} an epoch")
     runner.model.train()
     start = time.perf_counter()
