@@ -40,7 +40,7 @@ def run_tool(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except (ValueError, TypeError, KeyError, FileNotFoundError, NotImplementedError) as error:
+    except (ValueError, TypeError, KeyError, ImportError, FileNotFoundError, NotImplementedError) as error:
         if os.environ.get("VISIONATTN_TRACEBACK"):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

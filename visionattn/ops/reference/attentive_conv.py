@@ -10,7 +10,18 @@ __all__ = ["attentive_kernels", "band_pool"]
 def band_pool(x: Tensor, bands: int) -> Tensor:
     """See `visionattn.ops.band_pool`."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    return F.adaptive_avg_pool1d(x.flatten(2).to(wide), bands).to(x.dtype)
+    tokens = x.flatten(2).to(wide)
+    if torch.jit.is_scripting():
+        as_product = False
+    else:  # ONNX's form of adaptive pooling is wrong for lengths that are not known beforehand
+        as_product = torch.compiler.is_exporting()
+    if not as_product:
+        return F.adaptive_avg_pool1d(tokens, bands).to(x.dtype)
+    length = tokens.shape[2]
+    band, position = torch.arange(bands, device=x.device), torch.arange(length, device=x.device)
+    start, end = band * length // bands, (band * length + length + bands - 1) // bands
+    member = (position[:, None] >= start) & (position[:, None] < end)
+    return (tokens @ member.to(wide) / (end - start)).to(x.dtype)
 
 
 def attentive_kernels(context: Tensor, weight: Tensor, bias: Tensor, difference: Tensor, activation: str) -> Tensor:
