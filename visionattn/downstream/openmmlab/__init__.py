@@ -9,11 +9,13 @@ from visionattn.downstream.openmmlab.layer_decay import LayerDecayOptimWrapperCo
 from visionattn.downstream.openmmlab.mend import mend_mmengine
 from visionattn.downstream.openmmlab.mmcv_ops import enable_without_mmcv_ops
 from visionattn.downstream.openmmlab.necks import FinerFPN
+from visionattn.downstream.openmmlab.weights import load_weights
 
 __all__ = [
     "FinerFPN",
     "LayerDecayOptimWrapperConstructor",
     "VisionAttnBackbone",
     "enable_without_mmcv_ops",
+    "load_weights",
     "mend_mmengine",
 ]
