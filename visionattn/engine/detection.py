@@ -196,7 +196,9 @@ class Detector(BaseModel):
 
 @METRICS.register_module()
 class CocoAP(BaseMetric):
-    """COCO's average precision in percent: `bbox_map50, bbox_map, bbox_map75, ..._small, ..._medium, ..._large`.
+    """COCO's average precision in percent: `bbox_map50, bbox_map, bbox_map75, bbox_map_small, ..._medium, ..._large`.
+
+    Sizes of which there are no objects are left out.
 
     The detections of all ranks come together as run lengths and are evaluated once, so several processes give what one
     gives.
@@ -229,7 +231,7 @@ class CocoAP(BaseMetric):
         values: Dict[str, float] = {}
         for kind in self.iou_types:
             scores = average_precision(annotations, detections, image_ids, kind)
-            values.update({f"{kind}_{name}": 100 * score for name, score in zip(self.NAMES, scores)})
+            values.update({f"{kind}_{name}": 100 * score for name, score in zip(self.NAMES, scores) if score >= 0})
         first = f"{self.iou_types[0]}_map50"
         return {first: values[first], **values}
 

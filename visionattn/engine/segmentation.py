@@ -1,4 +1,4 @@
-"""Semantic segmentation with segmentation-models-pytorch: data sets, segmenters that mmengine's Runner trains, mean IoU."""
+"""Segmentation with segmentation-models-pytorch: data sets, segmenters that mmengine's Runner trains, and mean IoU."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ class SemanticFolder(Dataset):
         self.pairs = [(path, labels / f"{path.stem}.png") for path in paths]
         missing = [label.name for _, label in self.pairs if not label.is_file()]
         if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(paths)} images have no label map in {labels}: {missing[0]}"
-            )
+            raise FileNotFoundError(f"{len(missing)} of {len(paths)} images lack a label map in {labels}: {missing[0]}")
         with ThreadPoolExecutor() as pool:
             problems = [problem for problem in pool.map(self._problem, range(len(self.pairs))) if problem]
         if problems:
@@ -164,7 +162,7 @@ class Segmenter(BaseModel):
         method: "UPerNet", "FPN", "Unet", "UnetPlusPlus", "MAnet", "Linknet", "PSPNet", "Segformer" or "DPT".
         name: Backbone: any model of timm with a pyramid of features, ours included.
         num_classes: Classes.
-        model_args: Further arguments of the method (`decoder_channels`, ...) and of the backbone (`drop_path_rate`, ...).
+        model_args: Further arguments of the method (`decoder_channels`) and of the backbone (`drop_path_rate`).
         checkpoint: Released weights of the backbone to start from.
 
     Attributes:
@@ -231,8 +229,9 @@ class Segmenter(BaseModel):
 
 @METRICS.register_module()
 class MeanIoU(TorchMetric):
-    """`miou`, `class_accuracy` (mean over the classes) and `pixel_accuracy` in percent, from one confusion matrix of all
-    pixels; classes that neither the labels nor the predictions have don't count.
+    """`miou`, `class_accuracy` (mean over the classes) and `pixel_accuracy` in percent, from one confusion matrix.
+
+    Classes that neither the labels nor the predictions have don't count.
     """
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 _base_ = [
     "../../_base_/datasets/digit_scenes_classes.py",
+    "../../_base_/models/upernet_small_smp.py",
     "../../_base_/schedules/digit_scenes.py",
     "../../_base_/runtime/segmentation.py",
 ]
