@@ -24,12 +24,14 @@ def main() -> None:
         "--scale", type=float, nargs=2, default=(0.2, 0.4), metavar=("LEAST", "MOST"), help="share of a scene's height"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     args = parser.parse_args()
 
     start = time.time()
     scenes = DigitScenes(args.size, tuple(args.digits), tuple(args.scale), args.seed)
-    steps = write_digit_scenes(args.folder, scenes, {"training": args.train, "validation": args.val}, args.overwrite)
+    counts = {"training": args.train, "validation": args.val}
+    steps = write_digit_scenes(args.folder, scenes, counts, args.overwrite, args.jobs)
     for _ in track(steps, "making scenes", args.train + args.val):
         pass
     print(f"{args.folder}: {args.train} + {args.val} scenes of {args.size}x{args.size} in {time.time() - start:.0f} s")

@@ -12,8 +12,8 @@ from visionattn.engine.digit_scenes import CLASSES, DigitScenes, write_digit_sce
 COUNTS = {"training": 3, "validation": 2}
 
 
-def write(folder, **options):
-    for _ in write_digit_scenes(folder, DigitScenes(size=96, **options), COUNTS):
+def write(folder, jobs=1, **options):
+    for _ in write_digit_scenes(folder, DigitScenes(size=96, **options), COUNTS, jobs=jobs):
         pass
     return folder
 
@@ -23,7 +23,9 @@ def files(folder):
 
 
 def test_same_seed_same_files(tmp_path):
-    first, again, other = (write(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    first, again, other = (
+        write(tmp_path / name, jobs, seed=seed) for name, seed, jobs in (("a", 1, 1), ("b", 1, 2), ("c", 2, 1))
+    )
     assert files(first) == files(again)
     assert files(first) != files(other)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]  # nothing temporary is left

@@ -6,10 +6,12 @@ and scikit-learn carry in their packages. Digits of the training split never occ
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple, Union
@@ -141,7 +143,11 @@ def contrasting_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def write_digit_scenes(
-    folder: Union[str, os.PathLike], scenes: DigitScenes, counts: Dict[str, int], overwrite: bool = False
+    folder: Union[str, os.PathLike],
+    scenes: DigitScenes,
+    counts: Dict[str, int],
+    overwrite: bool = False,
+    jobs: int = 1,
 ) -> Iterator[None]:
     """Writes the data set; a generator that yields after each scene, so that a caller can show progress.
 
@@ -155,52 +161,65 @@ def write_digit_scenes(
         scenes: What is in it.
         counts: Scenes per split.
         overwrite: Replace an existing folder.
+        jobs: Processes.
 
     Raises:
-        ValueError: the folder exists, or a count below 1.
+        ValueError: the folder exists, or a count or `jobs` below 1.
     """
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise ValueError(f"{folder} exists")
     if counts.keys() != SPLITS.keys() or min(counts.values()) < 1:
         raise ValueError(f"counts must be at least 1 for each of {', '.join(SPLITS)}, got {counts}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     temporary = folder.parent / f".tmp-{os.getpid()}-{folder.name}"
+    pool = ProcessPoolExecutor(jobs) if jobs > 1 else None
     try:
         for split, count in counts.items():
-            yield from _write_split(temporary, scenes, split, count)
+            (temporary / "images" / split).mkdir(parents=True)
+            (temporary / "annotations" / split).mkdir(parents=True)
+            write = functools.partial(_write_scene, temporary, scenes, split)
+            found = (
+                pool.map(write, range(count), chunksize=-(-count // (4 * jobs))) if pool else map(write, range(count))
+            )
+            content: Dict[str, List[Any]] = {
+                "images": [],
+                "annotations": [],
+                "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+            }
+            for image, entries in found:
+                content["images"].append(image)
+                for entry in entries:
+                    content["annotations"].append({"id": len(content["annotations"]) + 1, **entry})
+                yield
+            (temporary / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
         draw_samples(temporary)
         if overwrite:
             shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_split(folder: Path, scenes: DigitScenes, split: str, count: int) -> Iterator[None]:
-    pictures, classes = folder / "images" / split, folder / "annotations" / split
-    pictures.mkdir(parents=True)
-    classes.mkdir(parents=True)
-    content: Dict[str, List[Any]] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
-    }
-    for number in range(count):
-        picture, instances = scenes.scene(split, number)
-        stem = f"{number:06d}"
-        picture.save(pictures / f"{stem}.jpg", quality=90)
-        label_map = np.zeros((scenes.size, scenes.size), dtype=np.uint8)
-        for label, mask in instances:
-            label_map[mask] = label + 1
-        Image.fromarray(label_map).save(classes / f"{stem}.png")
-        content["images"].append(
-            {"id": number + 1, "file_name": f"{stem}.jpg", "width": picture.width, "height": picture.height}
-        )
-        for label, mask in instances:
-            entry = {"id": len(content["annotations"]) + 1, "image_id": number + 1, "category_id": label + 1}
-            content["annotations"].append({**entry, **coco_mask(mask), "iscrowd": 0})
-        yield
-    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+def _write_scene(
+    folder: Path, scenes: DigitScenes, split: str, number: int
+) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
+    """Writes a scene's picture and label map; its `images` entry and `annotations` entries without ids."""
+    picture, instances = scenes.scene(split, number)
+    stem = f"{number:06d}"
+    picture.save(folder / "images" / split / f"{stem}.jpg", quality=90)
+    label_map = np.zeros((scenes.size, scenes.size), dtype=np.uint8)
+    for label, mask in instances:
+        label_map[mask] = label + 1
+    Image.fromarray(label_map).save(folder / "annotations" / split / f"{stem}.png")
+    image = {"id": number + 1, "file_name": f"{stem}.jpg", "width": picture.width, "height": picture.height}
+    entries = [
+        {"image_id": number + 1, "category_id": label + 1, **coco_mask(mask), "iscrowd": 0} for label, mask in instances
+    ]
+    return image, entries
 
 
 def coco_mask(mask: np.ndarray) -> Dict[str, Any]:
