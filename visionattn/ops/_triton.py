@@ -117,8 +117,10 @@ class TritonOperator:
             return function(*args)
         if torch.compiler.is_compiling() or not _is_plain(args):
             return _first(self.forward(*args))
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return self._function.apply(*args)
+        if torch.is_grad_enabled():
+            for tensor in args[: self.tensors]:
+                if tensor is not None and tensor.requires_grad:
+                    return self._function.apply(*args)
         return self._run_forward(*args)[0]
 
     def _served(self, backend: str, *args: Any) -> bool:
@@ -198,12 +200,14 @@ def _as_tuple(outputs: Any) -> Outputs:
 
 def _is_plain(args: Sequence[Any]) -> bool:
     """Whether a call may skip the dispatcher: nobody watches, and no tensor is of a subclass or a transform."""
+    for x in args:  # a loop, cheaper than a generator
+        if isinstance(x, Tensor) and type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+            return False
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
         and torch.autograd.forward_ad._current_level < 0
-        and all(type(x) in (Tensor, torch.nn.Parameter) for x in args if isinstance(x, Tensor))
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from visionattn.ops import _arguments as check
 from visionattn.ops import _operators
+from visionattn.ops._remember import remember
 from visionattn.ops._triton import TritonOperator
 
 __all__ = [
@@ -168,6 +169,11 @@ def checked_tokens(
     check.check_tensor("query", query, 4)
     if _operators.is_autocast_enabled(query.device.type):
         query, key, value = _operators.autocast(query.device.type, (query, key, value))
+    remember(_check_tokens, (query, key, value), (self_attention,))
+    return query, key, value
+
+
+def _check_tokens(query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> bool:
     check.check_tensor("key", key, 4, like=query)
     check.check_tensor("value", value, 4, like=query)
     batch, heads, tokens, dim = query.shape
@@ -178,7 +184,24 @@ def checked_tokens(
     check.check_shape("value", value, [batch, heads, key.shape[2], None], "[batch, heads, tokens, value_dim]")
     if key.shape[2] < 1 or value.shape[3] < 1:
         raise ValueError(f"value must have at least one token and channel, got shape {tuple(value.shape)}")
-    return query, key, value
+    return True
+
+
+def _check_rotation(query: Tensor, angle: Tensor, size: Optional[Sequence[int]]) -> tuple[int, int]:
+    check.check_tensor("angle", angle, 1)
+    if angle.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f"angle must be float32 or float64, half precision confuses positions, got {angle.dtype}")
+    if angle.device != query.device:
+        raise ValueError(f"angle must be on the device of query, {query.device}, got {angle.device}")
+    if query.shape[3] % 4:
+        raise ValueError(f"angle needs queries with a head_dim that is a multiple of 4, got {query.shape[3]}")
+    check.check_shape("angle", angle, [query.shape[3] // 2], "[head_dim / 2]")
+    if size is None:
+        raise ValueError("size must be the height and width of the map where angle is given, got None")
+    height, width = check.per_axis("size", size, 2, int)
+    if height * width != query.shape[2]:
+        raise ValueError(f"size must be that of a map of {query.shape[2]} tokens, got {height} x {width}")
+    return height, width
 
 
 def _rotary_attention(
@@ -194,19 +217,7 @@ def _rotary_attention(
     query, key, value = checked_tokens(query, key, value, self_attention=True)
     height, width = query.shape[2], 1
     if angle is not None:
-        check.check_tensor("angle", angle, 1)
-        if angle.dtype in (torch.float16, torch.bfloat16):
-            raise TypeError(f"angle must be float32 or float64, half precision confuses positions, got {angle.dtype}")
-        if angle.device != query.device:
-            raise ValueError(f"angle must be on the device of query, {query.device}, got {angle.device}")
-        if query.shape[3] % 4:
-            raise ValueError(f"angle needs queries with a head_dim that is a multiple of 4, got {query.shape[3]}")
-        check.check_shape("angle", angle, [query.shape[3] // 2], "[head_dim / 2]")
-        if size is None:
-            raise ValueError("size must be the height and width of the map where angle is given, got None")
-        height, width = check.per_axis("size", size, 2, int)
-        if height * width != query.shape[2]:
-            raise ValueError(f"size must be that of a map of {query.shape[2]} tokens, got {height} x {width}")
+        height, width = remember(_check_rotation, (query, angle), (size,))
     return operator(backend, query, key, value, angle, height, width, float(eps))
 
 
