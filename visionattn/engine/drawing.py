@@ -5,42 +5,18 @@ from __future__ import annotations
 import colorsys
 import functools
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-__all__ = ["Detections", "class_colors", "draw_class_map", "draw_detections"]
+from visionattn.engine.detections import Detections
+
+__all__ = ["class_colors", "draw_class_map", "draw_detections"]
 
 Color = Tuple[int, int, int]
 SMALLEST = 640  # pixels of the longer side that text needs; smaller pictures are enlarged
 LETTERS = 50  # text heights in the longer side
-
-
-class Detections(NamedTuple):
-    """What was found in one image, the surest first.
-
-    Attributes:
-        boxes: `[N, 4]` float, left, top, right and bottom in pixels.
-        labels: `[N]` int, indices of classes from 0.
-        scores: `[N]` float, 0 to 1.
-        masks: For each a mask of the image's size in COCO's run lengths (`dict(size, counts)`); None if there are none.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    scores: Tensor
-    masks: Optional[List[Dict[str, Any]]] = None
-
-    def take(self, indices: Tensor) -> Detections:
-        """Those at some positions."""
-        masks = None if self.masks is None else [self.masks[i] for i in indices.tolist()]
-        return Detections(self.boxes[indices], self.labels[indices], self.scores[indices], masks)
-
-    def above(self, threshold: float) -> Detections:
-        """Those with at least a score."""
-        return self.take((self.scores >= threshold).nonzero()[:, 0])
 
 
 def class_colors(count: int) -> List[Color]:
