@@ -47,17 +47,27 @@ def measure_floor(device: torch.device, dtype: torch.dtype) -> Floor:
 
 
 def time_graph(run: Callable[[], Any], seconds: float) -> float:
-    """Median device time of a call, replayed from a CUDA graph so that launches cost nothing."""
+    """Median device time of a call, replayed from a CUDA graph so that launches cost nothing.
+
+    Starting a graph takes the device some microseconds: short calls share one, about a millisecond of them.
+    """
+    device = torch.device("cuda")
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             run()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return time_median(graph.replay, torch.device("cuda"), seconds)
+
+    def capture(calls: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(calls):
+                run()
+        return graph
+
+    calls = max(1, min(50, round(1e-3 / time_median(capture(1).replay, device, 0))))
+    return time_median(capture(calls).replay, device, seconds) / calls
 
 
 def time_launch(run: Callable[[], Any], seconds: float) -> float:
