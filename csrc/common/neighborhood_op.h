@@ -16,12 +16,10 @@
 #include <vector>
 
 #include "neighborhood_params.h"
+#include "tensors.h"
 
 namespace visionattn {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Ints = std::vector<int64_t>;
 using OptionalTensor = std::optional<Tensor>;
 
 // Sums of two such sizes still fit an int32_t.
@@ -32,19 +30,10 @@ inline ScalarType accumulator_type(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-inline Ints sizes_of(const Tensor& tensor) {
-  const auto sizes = tensor.sizes();
-  return Ints(sizes.begin(), sizes.end());
-}
-
 inline int64_t product(const Ints& sizes) {
   int64_t result = 1;
   for (const int64_t size : sizes) result *= size;
   return result;
-}
-
-inline Tensor empty_result(const Tensor& like, const Ints& sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
 }
 
 // What stands for an optional output that does not exist.
@@ -57,7 +46,7 @@ inline Tensor with_contiguous_channels(const Tensor& tensor) {
 
 // Contiguous, in `dtype`.
 inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
-  return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
+  return as_contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
 inline void check_sizes(const Tensor& tensor, const Ints& expected, const char* name) {
@@ -289,10 +278,11 @@ struct AttentionGradients {
     }
   }
 
+  Tensor bias() const { return rpb ? *rpb : empty_result(query, {0}, lse.scalar_type()); }
+
   Result result() const {
     const auto given = [this](const OptionalTensor& tensor) { return tensor ? *tensor : no_result(query); };
-    const auto bias = rpb ? *rpb : empty_result(query, {0}, lse.scalar_type());
-    return {query, key, value, bias, given(additional_keys), given(additional_values)};
+    return {query, key, value, bias(), given(additional_keys), given(additional_values)};
   }
 };
 
@@ -386,7 +376,7 @@ struct AttentionOperators {
     Tensor grad_qkv = empty_result(qkv, sizes_of(qkv), call.dtype);
     AttentionGradients result = make_gradients(call, grad_output, grad_lse, output, lse, grad_qkv);
     run_backward(kernels, call, result);
-    return {grad_qkv, std::get<3>(result.result())};
+    return {grad_qkv, result.bias()};
   }
 
   static AttentionGradients::Result backward(const Tensor& grad_output, const OptionalTensor& grad_lse,

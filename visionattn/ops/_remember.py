@@ -13,19 +13,21 @@ _LIMIT = 4096
 _RESULTS: dict[tuple, Any] = {}
 
 
-def _kind(x: Any) -> Optional[tuple]:
-    if x is None:
-        return None
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.is_nested:
-        raise TypeError
-    return (x.shape, x.dtype, x.device)
-
-
-def _key(tensors: tuple, options: tuple) -> tuple:
-    # 1, 1.0 and True are equal, and not all of them are allowed.
-    types = [(type(x), *map(type, x)) if isinstance(x, (list, tuple)) else type(x) for x in options]
-    values = [tuple(x) if isinstance(x, list) else x for x in options]
-    return (*map(_kind, tensors), *values, *types)
+def _key(function: Callable[..., Any], tensors: tuple, options: tuple) -> tuple:
+    key: list[Any] = [function]
+    for x in tensors:
+        if x is None:
+            key.append(None)
+        elif isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested:
+            key += (x.shape, x.dtype, x.device)
+        else:
+            raise TypeError
+    for x in options:  # with their types: 1, 1.0 and True are equal, and not all of them are allowed
+        if isinstance(x, (list, tuple)):
+            key += (tuple(x), *map(type, x))
+        else:
+            key += (x, type(x))
+    return tuple(key)
 
 
 def remember(function: Callable[..., Any], tensors: tuple[Optional[Tensor], ...], options: tuple) -> Any:
@@ -36,7 +38,7 @@ def remember(function: Callable[..., Any], tensors: tuple[Optional[Tensor], ...]
     if torch.compiler.is_compiling():
         return function(*tensors, *options)
     try:
-        key = (function, *_key(tensors, options))
+        key = _key(function, tensors, options)
         result = _RESULTS.get(key)
     except TypeError:  # symbolic sizes, or arguments of a wrong type, which `function` will tell
         return function(*tensors, *options)

@@ -1,15 +1,14 @@
 #include "scratch.h"
 
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+
+#include "common/tensors.h"
 
 namespace visionattn {
 
 std::shared_ptr<float> allocate_scratch(int64_t count) {
-  const torch::stable::Device device(torch::headeronly::DeviceType::CUDA,
-                                     torch::stable::accelerator::getCurrentDeviceIndex());
-  const auto tensor = torch::stable::empty({count}, torch::headeronly::ScalarType::Float, std::nullopt, device);
+  const Tensor tensor = empty_on(int32_t(torch::headeronly::DeviceType::CUDA),
+                                 torch::stable::accelerator::getCurrentDeviceIndex(), {count}, ScalarType::Float);
   return std::shared_ptr<float>(static_cast<float*>(tensor.data_ptr()), [tensor](float*) {});
 }
 

@@ -1,17 +1,14 @@
 // layer_norm and its backward pass as torch operators on CUDA.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <tuple>
 
 #include "../common/torch_cuda.h"
+#include "common/tensors.h"
 #include "launch.h"
 
 namespace visionattn {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 LayerNormParams parse(const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& mean,
                       const Tensor& rstd, double eps) {
@@ -40,7 +37,7 @@ LayerNormParams parse(const Tensor& input, const Tensor& weight, const Tensor& b
 
 // Dense, and at an address that vectors of four elements can be read at.
 Tensor readable(const Tensor& tensor) {
-  const Tensor dense = torch::stable::contiguous(tensor);
+  const Tensor dense = as_contiguous(tensor);
   return reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 ? torch::stable::clone(dense) : dense;
 }
 
@@ -52,11 +49,9 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& any_input, const Tensor
       dtype == input.scalar_type() || dtype == ScalarType::Float || input.scalar_type() == ScalarType::Float,
       "dtype must be float32 or the input's where the input is not float32");
   STD_TORCH_CHECK(input.dim() >= 1 && input.size(input.dim() - 1) > 0, "input must have channels");
-  const auto sizes = input.sizes();
-  const Tensor output = torch::stable::new_empty(input, std::vector<int64_t>(sizes.begin(), sizes.end()), dtype);
-  const std::vector<int64_t> rows{input.numel() / input.size(input.dim() - 1)};
-  const Tensor mean = torch::stable::new_empty(input, rows, ScalarType::Float);
-  const Tensor rstd = torch::stable::new_empty(input, rows, ScalarType::Float);
+  const Tensor output = empty_result(input, sizes_of(input), dtype);
+  const Ints rows{input.numel() / input.size(input.dim() - 1)};
+  const Tensor mean = empty_result(input, rows, ScalarType::Float), rstd = empty_result(input, rows, ScalarType::Float);
   layer_norm_forward(parse(input, weight, bias, mean, rstd, eps), output.mutable_data_ptr(),
                      data_type(input.scalar_type()), data_type(dtype), scope.stream());
   return {output, mean, rstd};
@@ -68,8 +63,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   const Tensor input = readable(any_input), weight = readable(any_weight), gradient = readable(grad_output);
   STD_TORCH_CHECK(gradient.device() == input.device() && gradient.numel() == input.numel(),
                   "grad_output must have the input's size and device");
-  const Tensor grad_input = torch::stable::empty_like(input);
-  const Tensor grad_weight = torch::stable::empty_like(weight), grad_bias = torch::stable::empty_like(weight);
+  const Tensor grad_input = empty_result(input, sizes_of(input), input.scalar_type());
+  const Tensor grad_weight = empty_result(weight, sizes_of(weight), ScalarType::Float);
+  const Tensor grad_bias = empty_result(weight, sizes_of(weight), ScalarType::Float);
   layer_norm_backward(parse(input, weight, weight, mean, rstd, 0.0), gradient.const_data_ptr(),
                       grad_input.mutable_data_ptr(), static_cast<float*>(grad_weight.mutable_data_ptr()),
                       static_cast<float*>(grad_bias.mutable_data_ptr()), data_type(input.scalar_type()),
