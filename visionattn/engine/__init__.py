@@ -1,6 +1,6 @@
 """Training and evaluation on mmengine's Runner. Importing this registers every component that the configs name."""
 
-from visionattn.engine import classifier, data, detection, hooks, metrics, optim, runner, segmentation
+from visionattn.engine import classifier, data, detection, hooks, metrics, optim, pictures, runner, segmentation
 from visionattn.engine.config import load_config, parse_options
 from visionattn.engine.mmengine_compat import quiet_warnings
 from visionattn.engine.runner import VisionRunner
@@ -15,6 +15,7 @@ __all__ = [
     "metrics",
     "optim",
     "parse_options",
+    "pictures",
     "runner",
     "segmentation",
 ]

@@ -22,12 +22,14 @@ import visionattn  # noqa: F401  registers our models with timm
 from visionattn.checkpoint import load_checkpoint_file
 from visionattn.downstream import torchvision as detectors
 from visionattn.engine.coco import Annotations, check_annotations, to_rle
+from visionattn.engine.detections import Detections, coco_entries, encode_masks
 from visionattn.engine.images import load_image
 from visionattn.engine.seeding import SampleKey, seed_cpu
 from visionattn.engine.transforms import build_transforms
 
-__all__ = ["CocoAP", "CocoInstances", "Detector", "list_collate"]
+__all__ = ["CocoAP", "CocoInstances", "Detector", "list_collate", "to_detections"]
 
+MASK_THRESHOLD = 0.5  # least probability of a mask's pixels
 METHODS = ("mask_rcnn", "faster_rcnn", "retinanet", "fcos")
 
 
@@ -222,7 +224,9 @@ class CocoAP(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Dict[str, Any]]) -> None:
         category_ids = self.dataset_meta["annotations"].category_ids
         # padding samples are the last, and are cut off when the ranks' results come together
-        self.results += [(found["image_id"], coco_results(found, category_ids)) for found in data_samples]
+        for found in data_samples:
+            image_id = found["image_id"]
+            self.results.append((image_id, coco_entries(to_detections(found), image_id, category_ids)))
 
     def compute_metrics(self, results: List[Any]) -> Dict[str, float]:
         annotations: Annotations = self.dataset_meta["annotations"]
@@ -236,31 +240,10 @@ class CocoAP(BaseMetric):
         return {first: values[first], **values}
 
 
-def coco_results(found: Mapping[str, Any], category_ids: Sequence[int]) -> List[Dict[str, Any]]:
-    """One image's detections in COCO's results format.
-
-    Args:
-        found: As `Detector` predicts them, with `image_id`.
-        category_ids: Ids of the classes, label 1 first.
-
-    Returns:
-        `dict(image_id, category_id, bbox=[x, y, width, height], score, segmentation=run lengths if there are masks)`
-        for each detection.
-    """
-    boxes = found["boxes"].cpu()
-    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
-    labels, scores = found["labels"].tolist(), found["scores"].tolist()
-    entries = [
-        {"image_id": found["image_id"], "category_id": category_ids[label - 1], "bbox": box, "score": score}
-        for box, label, score in zip(boxes, labels, scores)
-    ]
-    if "masks" in found and entries:
-        from pycocotools import mask as coding
-
-        masks = (found["masks"][:, 0] > 0.5).permute(1, 2, 0).to(torch.uint8).cpu().numpy()
-        for entry, code in zip(entries, coding.encode(np.asfortranarray(masks))):
-            entry["segmentation"] = {"size": list(code["size"]), "counts": code["counts"].decode()}
-    return entries
+def to_detections(found: Mapping[str, Any]) -> Detections:
+    """One image's results of torchvision's, labels from 1, as detections on the CPU, labels from 0."""
+    masks = encode_masks(found["masks"][:, 0] > MASK_THRESHOLD) if "masks" in found else None
+    return Detections(found["boxes"].cpu(), found["labels"].cpu() - 1, found["scores"].cpu(), masks)
 
 
 def average_precision(
