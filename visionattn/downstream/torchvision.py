@@ -175,7 +175,7 @@ def _backbone(
     if not timm.is_model(name):
         raise ValueError(f"backbone must be a model of timm or visionattn, got {name!r}")
     pyramid = FeaturePyramid(name, **{"out_indices": out_indices, **others})
-    cfg = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    cfg = resolve_data_config(pretrained_cfg=pyramid.body.model.pretrained_cfg)
     given = {"image_mean": list(cfg["mean"]), "image_std": list(cfg["std"]), **given}
     extra_blocks = extra() if extra is LastLevelMaxPool else extra(fpn_channels, fpn_channels)
     return PyramidWithFPN(pyramid, fpn_channels, extra_blocks), given

@@ -90,8 +90,9 @@ def model_data_config(name: str, overrides: Optional[Mapping[str, Any]] = None) 
     """
     if not timm.is_model(name):
         raise ConfigError(f"timm and visionattn have no model {name!r}")
-    pretrained = timm.get_pretrained_cfg(name)
-    config = resolve_data_config(dict(overrides or {}), pretrained_cfg=pretrained.to_dict() if pretrained else {})
+    known = timm.get_pretrained_cfg(name)  # None for other names of a model, such as dinat_l
+    pretrained = known.to_dict() if known else timm.create_model(name, device="meta").pretrained_cfg
+    config = resolve_data_config(dict(overrides or {}), pretrained_cfg=pretrained)
     return {key: config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")}
 
 
