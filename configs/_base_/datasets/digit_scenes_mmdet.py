@@ -7,7 +7,6 @@ data_root = "data/digits_coco"
 
 _load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True, with_mask=True)]
 _dataset = dict(type="CocoDataset", data_root=data_root, metainfo=dict(classes=list("0123456789")))
-_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
 train_dataloader = dict(
     batch_size=8,
@@ -18,7 +17,7 @@ train_dataloader = dict(
         ann_file="annotations/instances_training.json",
         data_prefix=dict(img="images/training"),
         filter_cfg=dict(filter_empty_gt=True),
-        pipeline=[*_load, dict(type="PhotoMetricDistortion"), dict(type="PackDetInputs", meta_keys=_keys)],
+        pipeline=[*_load, dict(type="PhotoMetricDistortion"), dict(type="PackDetInputs")],
     ),
 )
 val_dataloader = dict(
@@ -30,7 +29,11 @@ val_dataloader = dict(
         ann_file="annotations/instances_validation.json",
         data_prefix=dict(img="images/validation"),
         test_mode=True,
-        pipeline=[*_load, dict(type="PackDetInputs", meta_keys=_keys)],
+        pipeline=[
+            *_load,
+            dict(type="Resize", scale=(160, 160), keep_ratio=True),  # nothing to do, but the detector asks by how much
+            dict(type="PackDetInputs"),
+        ],
     ),
 )
 test_dataloader = val_dataloader
