@@ -1,0 +1,65 @@
+"""Measures training steps of Mask R-CNN and UPerNet: `python tools/benchmark_dense.py dinat_tiny van_b2`."""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from visionattn.engine.benchmark_dense import TASKS, benchmark_step
+from visionattn.engine.checkpoint import atomic_write
+from visionattn.engine.cli import run_tool
+from visionattn.engine.figures import draw_bars
+
+COLUMNS = {
+    "task": "task",
+    "model": "backbone",
+    "dilations": "dilations",
+    "img_size": "size",
+    "batch_size": "batch",
+    "params_m": "params, M",
+    "step_ms": "training step, ms",
+    "images_per_s": "images/s",
+    "memory_mib": "memory, MiB",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", help="backbones that timm knows, ours included")
+    parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--device", help="cpu or cuda:0 (default: the GPU if there is one)")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--batch-size", type=int, default=0, help="images (default: 2 for detection, else 16)")
+    parser.add_argument("--size", type=int, nargs=2, default=(), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for each median")
+    parser.add_argument("--out", type=Path, help="folder for benchmark_dense.json and benchmark_dense.png")
+    args = parser.parse_args()
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # in a file there is room
+    settings = list(itertools.product(args.task, args.models))
+    rows = [
+        benchmark_step(task, name, device, args.dtype, args.batch_size, args.size, args.seconds)
+        for task, name in track(settings, "measuring", console=console)
+    ]
+    table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
+    for row in rows:
+        cells = [f"{row[k]:,.1f}" if isinstance(row[k], float) else str(row[k] or "") for k in COLUMNS]
+        table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
+    console.print(table)
+    if args.out:
+        text = json.dumps(rows, indent=2)
+        atomic_write(args.out / "benchmark_dense.json", lambda file: file.write(text.encode()))
+        shown = {key: COLUMNS[key] for key in ("step_ms", "images_per_s", "memory_mib")}
+        draw_bars(rows, shown, args.out / "benchmark_dense.png", f"Training, {rows[0]['device']}, {args.dtype}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
