@@ -93,17 +93,16 @@ def query_backward(
         if ROTARY:
             sin, cos = phases(table, tokens, features, count, width, positions, DK)
             turned = rotate(a, sin, cos)
+            da = rotate_back(da, sin, cos)
         mean_value_grad = n
         if NORM == "magnitude":
             mean_value_grad = tl.sum(g.to(tl.float32) * mean_value[None, :], 1)
             dmean -= fold(g.to(tl.float32) * n[:, None], ROWS)
-        share, dn, dfactor = _normalize_backward(tl.sum(turned * da, 1), n, mean_value_grad, factor, eps, NORM)
+        share, dn, dfactor = _normalize_backward(tl.sum(a * da, 1), n, mean_value_grad, factor, eps, NORM)
         if NORM == "clamp":
             dfactors += dfactor
         dsum += fold(dn[:, None] * a, ROWS)
         dstate += dot(tl.trans(turned * share[:, None]), g, PRECISION)
-        if ROTARY:
-            da = rotate_back(da, sin, cos)
         da = da * share[:, None] + dn[:, None] * feature_sum[None, :]
         store(grad_query, tokens, features, dq_n, dq_d, count, feature_gradient(a, da, FEATURE), DK)
     partial += (z * tl.num_programs(1) + split) * GRAD_LENGTH
@@ -162,18 +161,15 @@ def key_backward(
         if ROTARY:
             sin, cos = phases(table, tokens, features, count, width, positions, DK)
             turned = rotate(b, sin, cos)
+            db = rotate_back(db, sin, cos)
+        db += dsum[None, :]
         dv = dot(turned, dstate, PRECISION)
         if WEIGHTED:
             logit = tl.sum(b * mean_query[None, :], 1)
             weight = tl.where(tokens < count, tl.exp(logit - peak) * inverse, 0.0)
-            dweight = tl.sum(turned * db + b * dsum[None, :], 1)
-            dlogit = weight * (dweight - average)
+            dlogit = weight * (tl.sum(b * db, 1) - average)
             dmean_query += fold(dlogit[:, None] * b, ROWS)
             dv = dv * weight[:, None]
-        if ROTARY:
-            db = rotate_back(db, sin, cos)
-        db += dsum[None, :]
-        if WEIGHTED:
             db = db * weight[:, None] + dlogit[:, None] * mean_query[None, :]
         if NORM == "magnitude":
             dv += dmean[None, :]

@@ -16,10 +16,10 @@ from visionattn.ops.triton._linear_forward import collect, distribute, merge, pr
 
 __all__ = ["Attention", "backward", "forward", "rotary_kernels"]
 
-CHUNK = 128  # tokens that a part has at least, and a multiple of
+CHUNK = 64  # tokens that a part has at least, and a multiple of
 MOST_PARTS = 512
-BLOCK = 256  # numbers that a program of `merge` adds up
-GROUP = 16  # splits that it adds at a time
+BLOCK = 512  # numbers that a program of `merge` adds up
+GROUP = 4  # splits that it adds at a time
 # Tokens of a tile, warps, and programs per processor, by kernel and by width of the channels up to 32, 64 and 128. As
 # measured on an H200; where keys are weighted, other ones are fastest.
 TUNING = {
@@ -34,6 +34,8 @@ TUNING_WEIGHTED = {
     "collect": ((64, 4, 4), (32, 4, 3), (64, 8, 3)),
     "key_backward": ((64, 8, 4), (64, 8, 3), (32, 8, 4)),
 }
+# Of sines and cosines: as exact as the features that they are multiplied with.
+TABLE = {torch.float32: torch.float32, torch.float16: torch.float16, torch.bfloat16: torch.float16}
 WITH_SUMS = ("prepare", "collect", "query_backward", "key_backward")
 
 
@@ -57,10 +59,11 @@ class Attention:
 
 
 class Split(NamedTuple):
-    """How tokens are shared out: `count` parts of `chunk` tokens."""
+    """How tokens are shared out: `count` parts of `chunk` tokens; `padded` is the next power of two of `count`."""
 
     count: int
     chunk: int
+    padded: int
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,18 @@ class Plan:
 
     Attributes:
         rows: Batch entries times heads.
+        device: Index of the GPU.
         splits: Parts of the tokens, per kernel.
+        scales: Of sums of keys, and of the vector after them: means where the normalisation is by magnitude.
         constants: Compile-time values of all kernels, by name.
         tuning: Tile and launch options, per kernel.
         compiled: Kernels that have been launched, with the compile-time values in their order.
     """
 
     rows: int
+    device: Optional[int]
     splits: Dict[str, Split]
+    scales: Tuple[float, float]
     constants: Dict[str, Any]
     tuning: Dict[str, Dict[str, int]]
     compiled: Dict[str, Tuple[Any, Tuple[Any, ...]]] = field(default_factory=dict)
@@ -93,7 +100,12 @@ class Plan:
         """
         if name in self.compiled:
             compiled, values = self.compiled[name]
-            compiled[(self.rows, parts, 1)](*args, *values)
+            stream = torch._C._cuda_getCurrentRawStream(self.device)
+            # As `compiled[grid](...)` does, without hooks that profilers of Triton may have set.
+            compiled.run(
+                self.rows, parts, 1, stream, compiled.function, compiled.packed_metadata, None, None, None,
+                *args, *values,
+            )  # fmt: skip
             return
         tuning = self.tuning.get(kernel.__name__, {})
         available = {**self.constants, **tuning, **constants}
@@ -109,7 +121,8 @@ def _share(tokens: int, rows: int, programs: int) -> Split:
     """Parts such that all `rows` together have about `programs`."""
     pieces = triton.cdiv(tokens, CHUNK)
     chunk = triton.cdiv(pieces, max(1, min(pieces, programs // rows, MOST_PARTS)))
-    return Split(triton.cdiv(pieces, chunk), chunk * CHUNK)
+    count = triton.cdiv(pieces, chunk)
+    return Split(count, chunk * CHUNK, triton.next_power_of_2(count))
 
 
 def _plan(attention: Attention, angle: Optional[Tensor], size: Tuple[int, int], *tensors: Tensor) -> Plan:
@@ -170,7 +183,8 @@ def _planned(
         LENGTH=dim * value_dim + attention.vectors * span,
         GRAD_LENGTH=dim * value_dim + attention.grad_vectors * span,
     )
-    return Plan(rows, splits, constants, tuning)
+    scales = (dim**-0.5 / keys, 1.0 / keys) if attention.norm == "magnitude" else (1.0, 1.0)
+    return Plan(rows, device.index, splits, scales, constants, tuning)
 
 
 def _prepare(
@@ -178,9 +192,9 @@ def _prepare(
 ) -> Tuple[Optional[Tensor], Optional[Tensor]]:
     """The table of phases and the sums of the queries' features, each where it is needed."""
     table = sums = None
-    parts, chunk = plan.splits["prepare"]
+    parts, chunk, _ = plan.splits["prepare"]
     if angle is not None:
-        table = angle.new_empty((2, positions, angle.shape[0]), dtype=torch.float32)
+        table = angle.new_empty((2, positions, angle.shape[0]), dtype=TABLE[query.dtype])
     if weighted:
         sums = query.new_empty((plan.rows * parts, query.shape[3]), dtype=torch.float32)
     if angle is not None or weighted:
@@ -191,20 +205,15 @@ def _prepare(
     return table, sums
 
 
-def _merge(
-    plan: Plan, norm: str, partial: Tensor, extremes: Optional[Tensor], row: Tensor, parts: int, keys: int
-) -> None:
-    """Sums over all parts, and what the readers want of them: scaled means where `norm` is "magnitude"."""
-    constants = plan.constants
-    matrix, span, length = constants["DK"] * constants["DV"], constants["SPAN"], row.shape[1]
-    merged = length if extremes is None else matrix + span
-    scale = vector_scale = 1.0
-    if norm == "magnitude":
-        scale, vector_scale = constants["DK"] ** -0.5 / keys, 1.0 / keys
+def _merge(plan: Plan, partial: Tensor, extremes: Optional[Tensor], row: Tensor, split: Split) -> None:
+    """Sums over all parts, and what the readers want of them."""
+    constants, length = plan.constants, row.shape[1]
+    matrix = constants["DK"] * constants["DV"]
+    merged = length if extremes is None else matrix + constants["SPAN"]
     plan.launch(
-        "merge", merge, triton.cdiv(merged, BLOCK), partial, extremes, row, parts, scale, vector_scale,
-        WEIGHTED=extremes is not None, MATRIX=matrix, MERGED=merged, LENGTH=length, BLOCK=BLOCK, GROUP=GROUP,
-        SPLITS=triton.next_power_of_2(parts),
+        "merge" if extremes is None else "merge weighted", merge, -(-merged // BLOCK), partial, extremes, row,
+        split.count, *plan.scales, WEIGHTED=extremes is not None, MATRIX=matrix, MERGED=merged, LENGTH=length,
+        BLOCK=BLOCK, GROUP=GROUP, SPLITS=split.padded,
     )  # fmt: skip
 
 
@@ -223,19 +232,17 @@ def forward(
     out, row = allocate(query, value, attention.vectors)
     plan = _plan(attention, angle, (height, width), query, key, value)
     heads, tokens, dim = query.shape[1:]
-    parts, chunk = plan.splits["collect"]
-    query_parts = plan.splits["prepare"].count
+    split, (query_parts, _, query_padded) = plan.splits["collect"], plan.splits["prepare"]
     positions, weighted = max(height, width), attention.weighted
     table, sums = _prepare(plan, query, angle, positions, weighted)
-    partial = row.new_empty((plan.rows * parts, row.shape[1]))
-    extremes = row.new_empty((plan.rows * parts, 2)) if weighted else None
+    partial = row.new_empty((plan.rows * split.count, row.shape[1]))
+    extremes = row.new_empty((plan.rows * split.count, 2)) if weighted else None
     plan.launch(
-        "collect", collect, parts, key, *key.stride(), value, *value.stride(), table, sums, partial, extremes,
-        row, heads, key.shape[2], chunk, query_parts, width, positions, dim**-0.5 / tokens,
-        SPLITS=triton.next_power_of_2(query_parts),
+        "collect", collect, split.count, key, *key.stride(), value, *value.stride(), table, sums, partial, extremes,
+        row, heads, key.shape[2], split.chunk, query_parts, width, positions, dim**-0.5 / tokens, SPLITS=query_padded,
     )  # fmt: skip
-    _merge(plan, attention.norm, partial, extremes, row, parts, key.shape[2])
-    parts, chunk = plan.splits["distribute"]
+    _merge(plan, partial, extremes, row, split)
+    parts, chunk, _ = plan.splits["distribute"]
     plan.launch(
         "distribute", distribute, parts, query, *query.stride(), out, *out.stride(), table, row, factors,
         heads, tokens, chunk, width, positions, eps,
@@ -262,16 +269,17 @@ def backward(
     positions, weighted = max(height, width), attention.weighted
     grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
     length = plan.constants["GRAD_LENGTH"]
-    parts, chunk = plan.splits["query_backward"]
-    partial = row.new_empty((plan.rows * parts, length))
+    split = plan.splits["query_backward"]
+    partial = row.new_empty((plan.rows * split.count, length))
     grad_row = row.new_empty((plan.rows, length))
     table, _ = _prepare(plan, query, angle, positions, weighted=False)
     plan.launch(
-        "query_backward", query_backward, parts, query, *query.stride(), grad, *grad.stride(), grad_query,
-        *grad_query.stride(), table, row, factors, partial, heads, tokens, chunk, width, positions, eps,
+        "query_backward", query_backward, split.count, query, *query.stride(), grad, *grad.stride(), grad_query,
+        *grad_query.stride(), table, row, factors, partial, heads, tokens, split.chunk, width,
+        positions, eps,
     )  # fmt: skip
-    _merge(plan, attention.norm, partial, None, grad_row, parts, key.shape[2])
-    parts, chunk = plan.splits["key_backward"]
+    _merge(plan, partial, None, grad_row, split)
+    parts, chunk, padded = plan.splits["key_backward"]
     sums = row.new_empty((plan.rows * parts, dim)) if weighted else None
     plan.launch(
         "key_backward", key_backward, parts, key, *key.stride(), value, *value.stride(), grad_key,
@@ -279,10 +287,10 @@ def backward(
         parts, width, positions,
     )  # fmt: skip
     if weighted:
+        tile = plan.tuning["add_mean_gradient"]["BN"]
         plan.launch(
-            "add_mean_gradient", add_mean_gradient,
-            triton.cdiv(tokens, plan.tuning["add_mean_gradient"]["BN"]), query, *query.stride(), grad_query,
-            *grad_query.stride(), sums, heads, tokens, parts, dim**-0.5 / tokens, SPLITS=triton.next_power_of_2(parts),
+            "add_mean_gradient", add_mean_gradient, -(-tokens // tile), query, *query.stride(), grad_query,
+            *grad_query.stride(), sums, heads, tokens, parts, dim**-0.5 / tokens, SPLITS=padded,
         )  # fmt: skip
     return grad_query, grad_key, grad_value, grad_row
 

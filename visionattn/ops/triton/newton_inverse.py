@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["backward", "forward"]
 
 STARTS = 11  # steps that the global start chooses from
+_MOST_HALF = 26  # iterations in half precision: the inverse may grow to 2 ** (iterations / 2)
 
 
 @triton.jit
@@ -32,8 +33,23 @@ def _identity(m, M: tl.constexpr):
 
 
 @triton.jit
+def _halves(x):
+    """`x` as a sum of a half-precision number and another one over 2048: 22 bits of it."""
+    high = x.to(tl.float16)
+    return high, ((x - high.to(tl.float32)) * 2048.0).to(tl.float16)
+
+
+@triton.jit
 def _dot(x, y, PRECISION: tl.constexpr):
-    return tl.dot(x, y, input_precision=PRECISION)
+    """A product of float32; "fp16x3" is as exact as "tf32x3", twice as fast, and for numbers around one."""
+    if PRECISION == "fp16x3":
+        x_high, x_low = _halves(x)
+        y_high, y_low = _halves(y)
+        small = tl.dot(x_low, y_high, tl.dot(x_high, y_low))
+        product = tl.dot(x_high, y_high, small * (1.0 / 2048.0))
+    else:
+        product = tl.dot(x, y, input_precision=PRECISION)
+    return product
 
 
 @triton.jit
@@ -77,9 +93,13 @@ def invert(
         largest = tl.max(tl.sum(x, 1), 0)
         step = 1.8 / (largest * largest)
         p = x + 0.01 * _identity(m, M)
-    v = step * p
+    # In units, powers of two, in which the matrix and the start are about one.
+    unit = tl.exp2(tl.floor(0.5 * tl.log2(step)))
+    p = p * unit
+    v = step / (unit * unit) * p
     for _ in range(iterations):
         v = 2.0 * v - _dot(_dot(v, p, PRECISION), v, PRECISION)
+    v = v * unit
     _store(inverse, v, m, index, M)
     if NORMALIZE:
         degree = _degree(x, m, M)
@@ -140,6 +160,8 @@ def forward(matrix: Tensor, method: str, max_iter: int, normalize: bool) -> tupl
     options = _options(m)
     shared = method == "global"
     start = _global_start(matrices, options) if shared else inverse.new_empty(1)
+    if max_iter <= _MOST_HALF:
+        options = {**options, "PRECISION": "fp16x3"}
     invert[(count,)](matrices, out, inverse, start, m, max_iter, GLOBAL=shared, NORMALIZE=normalize, **options)
     return out.to(matrix.dtype), inverse, start
 
