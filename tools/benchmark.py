@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from rich.progress import track
 from rich.table import Table
 
 from visionattn.engine.benchmark import benchmark_model
-from visionattn.engine.checkpoint import atomic_write
+from visionattn.engine.benchmark_report import write_report
 from visionattn.engine.cli import run_tool
 from visionattn.engine.figures import draw_bars
 from visionattn.engine.turns import in_turns
@@ -69,7 +68,11 @@ def main() -> None:
         )
         for name, mode, how in settings
     ]
-    rows = list(track(in_turns(benchmark_model, calls, args.jobs), "measuring", len(calls), console=console))
+    rows = []
+    for row in track(in_turns(benchmark_model, calls, args.jobs), "measuring", len(calls), console=console):
+        rows.append(row)
+        if args.out:
+            write_report(args.out / "benchmark.json", rows)
     table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
     for row in rows:
         cells = [
@@ -78,8 +81,6 @@ def main() -> None:
         table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
     console.print(table)
     if args.out:
-        text = json.dumps(rows, indent=2)
-        atomic_write(args.out / "benchmark.json", lambda file: file.write(text.encode()))
         shown = {key: COLUMNS[key] for key in ("images_per_s", "latency_ms", "memory_mib")}
         draw_bars(
             rows, shown, args.out / "benchmark.png", f"{rows[0]['device']}, {args.dtype}, batch {args.batch_size}"

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from rich.progress import track
 from rich.table import Table
 
 from visionattn.engine.benchmark_dense import TASKS, benchmark_step
-from visionattn.engine.checkpoint import atomic_write
+from visionattn.engine.benchmark_report import write_report
 from visionattn.engine.cli import run_tool
 from visionattn.engine.figures import draw_bars
 
@@ -45,18 +44,17 @@ def main() -> None:
     if not console.is_terminal:
         console.width = 140  # in a file there is room
     settings = list(itertools.product(args.task, args.models))
-    rows = [
-        benchmark_step(task, name, device, args.dtype, args.batch_size, args.size, args.seconds)
-        for task, name in track(settings, "measuring", console=console)
-    ]
+    rows = []
+    for task, name in track(settings, "measuring", console=console):
+        rows.append(benchmark_step(task, name, device, args.dtype, args.batch_size, args.size, args.seconds))
+        if args.out:
+            write_report(args.out / "benchmark_dense.json", rows)
     table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
     for row in rows:
         cells = [f"{row[k]:,.1f}" if isinstance(row[k], float) else str(row[k] or "") for k in COLUMNS]
         table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
     console.print(table)
     if args.out:
-        text = json.dumps(rows, indent=2)
-        atomic_write(args.out / "benchmark_dense.json", lambda file: file.write(text.encode()))
         shown = {key: COLUMNS[key] for key in ("step_ms", "images_per_s", "memory_mib")}
         draw_bars(rows, shown, args.out / "benchmark_dense.png", f"Training, {rows[0]['device']}, {args.dtype}")
 

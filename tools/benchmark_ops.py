@@ -1,8 +1,6 @@
 """Measures operators beside their peers and the hardware's floor: `python tools/benchmark_ops.py --suite na`."""
 
 import argparse
-import datetime
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +33,7 @@ def main() -> None:
     from rich.table import Table
 
     from visionattn.engine.benchmark_ops import SUITES, measure_case, measure_floor
-    from visionattn.engine.checkpoint import atomic_write
+    from visionattn.engine.benchmark_report import write_report
     from visionattn.engine.devices import device_name, resolve_device
     from visionattn.engine.figures import draw_over_floor
     from visionattn.engine.turns import in_turns
@@ -48,18 +46,13 @@ def main() -> None:
         cases = [replace(case, rpb=False) if hasattr(case, "rpb") else case for case in cases]
     console = Console(width=None if Console().is_terminal else 150)
     rows = []
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "torch": torch.__version__,
-        "devices": {},
-        "rows": rows,
-    }
+    devices = {}
     for threads in args.threads or [torch.get_num_threads()]:
         torch.set_num_threads(threads)
         name = device_name(device)
         for dtype in args.dtype:
             floor = measure_floor(device, getattr(torch, dtype))
-            report["devices"][f"{name}, {dtype}"] = {
+            devices[f"{name}, {dtype}"] = {
                 "copy_tb_per_s": floor.bandwidth / 1e12,
                 "matmul_tflop_per_s": floor.matmul / 1e12,
             }
@@ -78,9 +71,8 @@ def main() -> None:
                     numbers = [row[key] for key in ("ms", "floor_ms", "over_floor", "goal", "launch_us")]
                     cells = ["" if x is None else f"{x:.3g}" for x in numbers]
                     table.add_row(row["case"], row["pass"], row["contestant"], row["error"] or cells[0], *cells[1:])
-                if args.out:  # after every contestant: a run that is cut off leaves what it has
-                    text = json.dumps(report, indent=1)
-                    atomic_write(args.out / "benchmark_ops.json", lambda file, text=text: file.write(text.encode()))
+                if args.out:
+                    write_report(args.out / "benchmark_ops.json", rows, devices=devices)
             console.print(table)
     if args.out:
         draw_over_floor(rows, args.out / "benchmark_ops.png")

@@ -77,7 +77,7 @@ def test_benchmark(monkeypatch, tmp_path, capsys):
         run(monkeypatch, "benchmark.py", "dinat_test", "test_convnext", "--mode", "forward", "training", *options) == 0
     )
     assert "images/s" in capsys.readouterr().out
-    rows = json.loads((tmp_path / "benchmark.json").read_text())
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
     assert [row["model"] for row in rows] == ["dinat_test", "dinat_test", "test_convnext", "test_convnext"]
     assert (tmp_path / "benchmark.png").exists()
 
