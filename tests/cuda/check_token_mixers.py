@@ -37,7 +37,7 @@ def newton_inverse(draw: random.Random, largest: int) -> Problem:
     points = torch.randn(draw.randint(1, 4), draw.randint(1, 3), size, 32, dtype=torch.float64) * 0.5
     matrix = ops.gaussian_kernel(points, points)
     options = dict(
-        method=draw.choice(("damped", "global")), normalize=draw.random() < 0.5, max_iter=draw.choice((0, 5, 20))
+        method=draw.choice(("damped", "global")), normalize=draw.random() < 0.5, max_iter=draw.choice((0, 5, 20, 30))
     )
     return {"matrix": matrix}, lambda matrix, **kwargs: ops.newton_inverse(matrix, **options, **kwargs)
 

@@ -25,14 +25,14 @@ GROUP = 4  # splits that it adds at a time
 TUNING = {
     "prepare": ((64, 4, 8), (64, 4, 8), (64, 8, 6)),
     "collect": ((64, 4, 4), (64, 4, 3), (32, 4, 4)),
-    "distribute": ((64, 4, 8), (64, 4, 6), (64, 8, 4)),
-    "query_backward": ((32, 4, 8), (64, 8, 3), (32, 8, 4)),
-    "key_backward": ((64, 4, 8), (32, 4, 3), (64, 8, 4)),
+    "distribute": ((64, 4, 8), (64, 4, 6), (64, 4, 4)),
+    "query_backward": ((32, 4, 8), (32, 4, 4), (32, 8, 4)),
+    "key_backward": ((64, 4, 8), (64, 4, 4), (64, 8, 4)),
     "add_mean_gradient": ((64, 4, 0), (64, 4, 0), (64, 8, 0)),
 }
 TUNING_WEIGHTED = {
-    "collect": ((64, 4, 4), (32, 4, 3), (64, 8, 3)),
-    "key_backward": ((64, 8, 4), (64, 8, 3), (32, 8, 4)),
+    "collect": ((64, 4, 4), (32, 4, 3), (64, 8, 2)),
+    "key_backward": ((64, 8, 4), (64, 4, 4), (32, 4, 4)),
 }
 # Of sines and cosines: as exact as the features that they are multiplied with.
 TABLE = {torch.float32: torch.float32, torch.float16: torch.float16, torch.bfloat16: torch.float16}

@@ -20,7 +20,7 @@ from visionattn.ops.triton._maps import dense_rows, map_strides, tile_for, write
 __all__ = ["backward", "forward"]
 
 _ROWS = 16  # of a strip
-_SIZE = 512  # columns times channels of a strip
+_SIZE = 256  # columns times channels of a strip
 # The width is not looked at: a row that starts on a vector's boundary would get another layout than its shifts have.
 _UNSPECIALIZED = ["height", "width"]
 
@@ -39,12 +39,12 @@ def _locate(channels, height, width, ROWS: tl.constexpr, W: tl.constexpr, C: tl.
 
 @triton.jit
 def _row(x, row, first, end, w, width, c, channels, step):
-    """A row of `[first, end)` at three shifts, as float32; zeros beyond the map."""
+    """A row of `[first, end)` at three shifts; zeros beyond the map."""
     here = (row >= first) & (row < end) & (w < width) & (c < channels)
-    a = tl.load(x - step, mask=here & (w >= 1), other=0.0).to(tl.float32)
-    b = tl.load(x, mask=here, other=0.0).to(tl.float32)
-    c = tl.load(x + step, mask=here & (w + 1 < width), other=0.0).to(tl.float32)
-    return a, b, c
+    left = tl.load(x - step, mask=here & (w >= 1), other=0.0)
+    middle = tl.load(x, mask=here, other=0.0)
+    right = tl.load(x + step, mask=here & (w + 1 < width), other=0.0)
+    return left, middle, right
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
@@ -71,13 +71,15 @@ def convolve(
     above = tl.zeros((W, C), tl.float32)  # of the output's row before the current one; nearly done
     current = tl.zeros((W, C), tl.float32)
     row = first - 1 + tl.zeros_like(w)  # a block: the interpreter has no mask of a scalar and a block
+    left, middle, right = _row(x, row, 0, height, w, width, c, channels, x_p)
     for _ in range(tl.minimum(ROWS, height - first) + 2):
-        a, b, d = _row(x, row, 0, height, w, width, c, channels, x_p)
+        a, b, d = left.to(tl.float32), middle.to(tl.float32), right.to(tl.float32)
+        x += width * x_p
+        left, middle, right = _row(x, row + 1, 0, height, w, width, c, channels, x_p)  # ahead of its use
         above += k20 * a + k21 * b + k22 * d
         tl.store(out, above.to(out.dtype.element_ty), mask=here & (row > first))
         above = current + (k10 * a + k11 * b + k12 * d)
         current = k00 * a + k01 * b + k02 * d
-        x += width * x_p
         out += width * out_p
         row += 1
 
@@ -116,13 +118,19 @@ def convolve_backward(
     x += image * x_b + c.to(tl.int64) * x_c + (start - width) * x_p
     grad_x += image * gx_b + c.to(tl.int64) * gx_c + (start - width) * gx_p
     row = first - 1 + tl.zeros_like(w)  # a block: the interpreter has no mask of a scalar and a block
+    g0, g1, g2 = _row(grad, row, 0, height, w, width, c, channels, g_p)
+    x0, x1, x2 = _row(x, row, first + 1, height + 1, w, width, c, channels, x_p)
     for _ in range(tl.minimum(ROWS, height - first) + 2):
-        g_left, g, g_right = _row(grad, row, 0, height, w, width, c, channels, g_p)
+        g_left, g, g_right = g0.to(tl.float32), g1.to(tl.float32), g2.to(tl.float32)
+        x_left, x_here, x_right = x0.to(tl.float32), x1.to(tl.float32), x2.to(tl.float32)
+        grad += width * g_p
+        x += width * x_p
+        g0, g1, g2 = _row(grad, row + 1, 0, height, w, width, c, channels, g_p)  # ahead of their use
+        x0, x1, x2 = _row(x, row + 1, first + 1, height + 1, w, width, c, channels, x_p)
         above += k20 * g_left + k21 * g + k22 * g_right
         tl.store(grad_x, above.to(grad_x.dtype.element_ty), mask=here & (row > first))
         above = current + (k10 * g_left + k11 * g + k12 * g_right)
         current = k00 * g_left + k01 * g + k02 * g_right
-        x_left, x_here, x_right = _row(x, row, first + 1, height + 1, w, width, c, channels, x_p)
         # The row of x before `row` is tap 0 of the gradient's row below it, tap 1 of its own, tap 2 of the one above.
         d00 += g * x_left
         d01 += g * x_here
@@ -134,8 +142,6 @@ def convolve_backward(
         d21 += two_back * x_here
         d22 += two_back * x_right
         two_back, one_back = one_back, g
-        grad += width * g_p
-        x += width * x_p
         grad_x += width * gx_p
         row += 1
     partial += strip.to(tl.int64) * images * channels * 9 + kernel
@@ -150,35 +156,37 @@ def convolve_backward(
     tl.store(partial + 8, tl.sum(d22, axis=0)[None, :], mask=c < channels)
 
 
-def _strips(x: Tensor) -> tuple[tuple[int, int, int], int, int]:
-    """Rows, columns and channels of a strip; strips per image; programs."""
+def _strips(x: Tensor) -> tuple[tuple[int, int, int], int, int, int]:
+    """Rows, columns and channels of a strip; strips per image; programs; warps of a program."""
     batch, channels, height, width = x.shape
     tile = tile_for(x, min(width, 64), _SIZE)
     strips = triton.cdiv(height, _ROWS) * triton.cdiv(width, tile.positions)
-    return (_ROWS, *tile), strips, batch * triton.cdiv(channels, tile.channels) * strips
+    warps = 2 if x.stride(1) == 1 else 4  # where channels come first in memory, threads take several at once
+    return (_ROWS, *tile), strips, batch * triton.cdiv(channels, tile.channels) * strips, warps
 
 
 def forward(value: Tensor, kernels: Tensor) -> tuple[Tensor]:
     _, channels, height, width = value.shape
     out, value = empty_like_map(value), dense_rows(value)
-    sizes, _, programs = _strips(value)
+    sizes, _, programs, warps = _strips(value)
     convolve[(programs,)](
-        out, value, kernels.contiguous(), channels, height, width, *map_strides(out), *map_strides(value), *sizes
-    )
+        out, value, kernels.contiguous(), channels, height, width, *map_strides(out), *map_strides(value), *sizes,
+        num_warps=warps,
+    )  # fmt: skip
     return (out,)
 
 
 def backward(grad: Tensor, value: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = value.shape
     grad, x, weight = dense_rows(grad), dense_rows(value), kernels.contiguous()
-    sizes, strips, programs = _strips(x)
+    sizes, strips, programs, warps = _strips(x)
     dtype = kernels.dtype if strips == 1 else torch.float32
     partial = torch.empty((strips, *kernels.shape), device=grad.device, dtype=dtype)
 
     def write(grad_x: Tensor) -> None:
         convolve_backward[(programs,)](
             grad_x, partial, grad, x, weight, batch, channels, height, width,
-            *map_strides(grad_x), *map_strides(grad), *map_strides(x), *sizes,
+            *map_strides(grad_x), *map_strides(grad), *map_strides(x), *sizes, num_warps=warps,
         )  # fmt: skip
 
     grad_value = write_like(value, write)
