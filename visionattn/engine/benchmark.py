@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import statistics
 import time
 from pathlib import Path
@@ -152,17 +153,39 @@ def benchmark_model(
     images = torch.randn(batch_size, 3, size, size, device=target)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
+    _measure(row, net, images, DTYPES[dtype], training, compiled, seconds)
+    del net, images
+    _release(target)
+    return row
+
+
+def _measure(
+    row: Dict[str, Any],
+    net: nn.Module,
+    images: Tensor,
+    dtype: torch.dtype,
+    training: bool,
+    compiled: bool,
+    seconds: float,
+) -> None:
+    """Fills in what is measured."""
+    device = images.device
     try:
-        step = (training_step if training else forward_step)(net, images, DTYPES[dtype], compiled)
-        row["images_per_s"] = batch_size / time_median(lambda: step(images), target, seconds)
-        row["memory_mib"] = peak_memory(lambda: step(images), target)
+        step = (training_step if training else forward_step)(net, images, dtype, compiled)
+        row["images_per_s"] = len(images) / time_median(lambda: step(images), device, seconds)
+        row["memory_mib"] = peak_memory(lambda: step(images), device)
         if not training:
-            row["latency_ms"] = 1000 * time_median(lambda: step(images[:1]), target, seconds)
+            row["latency_ms"] = 1000 * time_median(lambda: step(images[:1]), device, seconds)
     except torch.OutOfMemoryError:
         row["error"] = "out of memory"
-    if compiled:
-        torch.compiler.reset()  # the next model must not meet this one's limit of recompilations
-    return row
+
+
+def _release(device: torch.device) -> None:
+    """Gives back what a model took: the next one must find its memory, and torch.compile's count of recompilations."""
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def forward_step(net: nn.Module, images: Tensor, dtype: torch.dtype, compiled: bool) -> Callable[[Tensor], Any]:
