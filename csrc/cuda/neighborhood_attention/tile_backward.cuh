@@ -5,7 +5,7 @@
 // Both recompute the probabilities from lse, so no block needs another's result.
 #pragma once
 
-#include "tile_columns.cuh"
+#include "tile_lines.cuh"
 
 namespace visionattn::tile {
 
@@ -26,13 +26,14 @@ __device__ __forceinline__ void reduce_bias(const NeighborhoodParams& params, co
   const int extent1 = 2 * params.axes[1].kernel - 1, extent2 = 2 * params.axes[2].kernel - 1;
   const int bins = static_cast<int>(params.rpb_size()), team_sums = plan.row_count() * plan.pairs * 16;
 #pragma unroll 1
-  for (int bin = threadIdx.x; bin < bins; bin += blockDim.x) {
+  for (int first = 0; first < bins; first += blockDim.x) {  // by whole warps
+    const int bin = min_of(first + threadIdx.x, bins - 1);
     Coordinates step = unravel(bin, extent1, extent2);
 #pragma unroll
     for (int a = 0; a < kMaxRank; ++a) step.at[a] -= params.axes[a].kernel - 1;
     float total = 0.f;
     for (int w = 0; w < plan.warp_count(); ++w) {
-      const WarpPlace warp = locate_warp<false>(params, plan, place, w);
+      const WarpPlace warp = locate_warp(params, plan, place, w, false);
       if (warp.empty) continue;
       // Rows whose column at this step is one of the warp's columns.
       Box rows;
@@ -45,6 +46,7 @@ __device__ __forceinline__ void reduce_bias(const NeighborhoodParams& params, co
       }
       for (int z = rows.axis[0].begin; z < rows.axis[0].end; ++z) {
         for (int y = rows.axis[1].begin; y < rows.axis[1].end; ++y) {
+#pragma unroll 2
           for (int x = rows.axis[2].begin; x < rows.axis[2].end; ++x) {
             const int row = ((z - corner[0]) * plan.rows[1] + y - corner[1]) * plan.rows[2] + x - corner[2];
             const int column = ((z + step.at[0] - warp.columns.axis[0].begin) * warp.columns.axis[1].size() + y +
@@ -52,6 +54,7 @@ __device__ __forceinline__ void reduce_bias(const NeighborhoodParams& params, co
                                    warp.columns.axis[2].size() +
                                x + step.at[2] - warp.columns.axis[2].begin;
             const int index = w * kRows * plan.pairs * 16 + sum_index(row, column);
+#pragma unroll 1
             for (int team = 0; team < teams; ++team) total += sums[team * team_sums + index];
           }
         }
@@ -66,11 +69,13 @@ __device__ __forceinline__ void reduce_lined_bias(const NeighborhoodParams& para
                                                   const Place& place, int line, const float* sums, float* partial) {
   const int extent = 2 * params.axes[2].kernel - 1, bins = static_cast<int>(params.rpb_size()), slots = plan.rows[2];
   const int warp_sums = line * line_distances(params);
-  for (int bin = threadIdx.x; bin < bins; bin += blockDim.x) {
+#pragma unroll 1
+  for (int first = 0; first < bins; first += blockDim.x) {  // by whole warps
+    const int bin = min_of(first + threadIdx.x, bins - 1);
     const int distance = bin / extent, step = bin % extent - (params.axes[2].kernel - 1);
     float total = 0.f;
     for (int x = 0; x < plan.warps[2]; ++x) {
-      const WarpPlace warp = locate_warp<false>(params, plan, place, x);
+      const WarpPlace warp = locate_warp(params, plan, place, x, false);
       const Interval rows = warp.rows.axis[2], columns = warp.columns.axis[2];
       for (int slot = 0; slot < rows.size(); ++slot) {
         const int column = rows.begin + slot + step - columns.begin;
@@ -83,90 +88,43 @@ __device__ __forceinline__ void reduce_lined_bias(const NeighborhoodParams& para
   }
 }
 
-// kPairs: pairs of column blocks of a warp, or 0 for any number.
-template <typename T, int kDim, int kPairs, bool kLined, bool kInverse>
-__device__ __forceinline__ void backward_block(const NeighborhoodParams& params, const NeighborhoodGradients& gradients,
-                                               const Plan& plan, uint32_t index, const float2* statistics,
-                                               float* partial, unsigned char* memory) {
+// Bytes of a warp's sums of the bias gradient.
+template <bool kLined>
+__device__ __forceinline__ int warp_sum_bytes(const NeighborhoodParams& params, const Plan& plan) {
+  return kLined ? plan.table_line(false) * 4 / plan.element * line_distances(params) : plan.pairs * 1024;
+}
+
+// Works on the units of a block whose lists and tables are ready: `listed` has the columns if they aren't in lines.
+// kPairs: pairs of column blocks of a warp, or 0 for any number. `partial`: where the block's bias gradient goes, or
+// null.
+template <typename T, int kDim, int kPairs, bool kLined, bool kInverse, typename Listed>
+__device__ __forceinline__ void backward_units(const NeighborhoodParams& params, const NeighborhoodGradients& gradients,
+                                               const Plan& plan, const BackwardLayout& layout, const Place& place,
+                                               const Team<T>& team, const WarpPlace& warp, const Listed& listed,
+                                               int columns, const float2* statistics, float* partial,
+                                               unsigned char* memory) {
   constexpr bool kSumsInRegisters = kPairs > 0 && !kInverse;
-  const int bins = params.rpb == nullptr ? 1 : static_cast<int>(params.rpb_size());
   constexpr bool kHoldRows = kDim == 32 || (kDim == 64 && kLined);
   constexpr int kRowBytes = kDim * sizeof(T), kSteps = kRowBytes / 32;
   using Row = Rows<kRowBytes>;
-  const BackwardLayout layout(plan, kRowBytes, bins, line_distances(params), kInverse, kPairs == 0);
-  const Place place = locate<kInverse>(params, plan, index);
-  const bool sum_bias = !kInverse && partial != nullptr;
-  if (sum_bias) partial += (int64_t(place.head) * plan.positions() + place.position) * bins;
-  const BiasCopy bias_copy(params, place.head);
-  const Team<T> team(plan);
   const int lane = threadIdx.x % 32, warp_index = team.warp, g = lane / 4, t = lane % 4;
-  const WarpPlace warp = locate_warp<kInverse>(params, plan, place, warp_index);
-  const int rows = plan.row_count(), width = plan.pairs * 16, pitch = line_pitch<kLined>(place);
-  const int columns = place.columns.axis[0].size() * place.columns.axis[1].size() * pitch;
-  const View& row_view0 = kInverse ? params.key : params.query;
-  const View& row_view1 = kInverse ? params.value : gradients.grad_output;
-  const View& column_view0 = kInverse ? params.query : params.key;
-  const View& column_view1 = kInverse ? gradients.grad_output : params.value;
-  const View& result_view0 = kInverse ? gradients.grad_key : gradients.grad_query;
-  const View& result_view1 = gradients.grad_value;
-
-  uint2* column_offsets = reinterpret_cast<uint2*>(memory + layout.columns);
-  uint2* row_offsets = reinterpret_cast<uint2*>(memory + layout.rows);
-  uint32_t* result_offsets0 = reinterpret_cast<uint32_t*>(memory + layout.results);
-  uint32_t* result_offsets1 = result_offsets0 + rows;
-  // Where statistics are of the tokens that are queries: the rows, or the columns, of listed ones warp by warp.
-  int32_t* numbers = reinterpret_cast<int32_t*>(memory + layout.numbers);
-  for_columns(place, columns, pitch, [&](int column, const Coordinates& c) {
-    column_offsets[column] = {token_offset<sizeof(T)>(params, place, column_view0, c),
-                              token_offset<sizeof(T)>(params, place, column_view1, c)};
-    if constexpr (kInverse && kLined) numbers[column] = token_number(params, place, c) * params.heads;
-  });
-  for_rows(plan, place, [&](int row, bool exists, const Coordinates& c) {
-    row_offsets[row] = {token_offset<sizeof(T)>(params, place, row_view0, c),
-                        token_offset<sizeof(T)>(params, place, row_view1, c)};
-    result_offsets0[row] = exists ? token_offset<sizeof(T)>(params, place, result_view0, c) : kNoToken;
-    result_offsets1[row] = exists && kInverse ? token_offset<sizeof(T)>(params, place, result_view1, c) : kNoToken;
-    if constexpr (!kInverse) numbers[row] = token_number(params, place, c) * params.heads;
-  });
-  if constexpr (kInverse && !kLined) {
-    const int count = warp.empty ? 0 : warp.columns.volume();
-#pragma unroll 1
-    for (int j = lane; j < width; j += 32) {
-      Coordinates c =
-          unravel(j < count ? j : 0, max_of(warp.columns.axis[1].size(), 1), max_of(warp.columns.axis[2].size(), 1));
-#pragma unroll
-      for (int a = 0; a < kMaxRank; ++a) c.at[a] += warp.columns.axis[a].begin;
-      numbers[warp_index * width + j] = count > 0 ? token_number(params, place, c) * params.heads : 0;
-    }
-  }
-
-  // Before the first tokens come, their place in memory serves for the lists that the table is made from.
-  bias_copy.finish(params, reinterpret_cast<Start<T>*>(memory + layout.bias));
-  auto own = [&] {
+  const int rows = plan.row_count(), width = plan.pairs * 16;
+  const bool sum_bias = !kInverse && partial != nullptr;
+  const uint2* column_offsets = reinterpret_cast<const uint2*>(memory + layout.columns);
+  const uint2* row_offsets = reinterpret_cast<const uint2*>(memory + layout.rows);
+  const uint32_t* result_offsets0 = reinterpret_cast<const uint32_t*>(memory + layout.results);
+  const uint32_t* result_offsets1 = result_offsets0 + rows;
+  const int32_t* numbers = reinterpret_cast<const int32_t*>(memory + layout.numbers);
+  unsigned char* sums =
+      memory + layout.sums + (team.index * plan.warp_count() + warp_index) * warp_sum_bytes<kLined>(params, plan);
+  const auto own = [&] {
     if constexpr (kLined) {
-      return LinedColumns<T, kRowBytes, kInverse>(params, plan, place, team, warp, pitch, layout.table, memory);
+      return LinedColumns<T, kRowBytes, kInverse>(params, plan, place, team, warp, line_pitch<true>(place),
+                                                  layout.table, memory);
     } else {
-      return ListedColumns<T, kRowBytes, kInverse>(params, plan, place, team, warp, layout, memory);
+      return listed;
     }
   }();
-  __syncthreads();
-  own.build(params, plan, place, team, warp, layout, memory);
-  const int sum_bytes =
-      kLined ? plan.table_line(kInverse) * 4 / plan.element * line_distances(params) : plan.pairs * 1024;
-  unsigned char* sums = memory + layout.sums + (team.index * plan.warp_count() + warp_index) * sum_bytes;
-  if (sum_bias && kPairs == 0) {
-    for (int i = lane; i < sum_bytes / 16; i += 32) reinterpret_cast<float4*>(sums)[i] = {};
-  }
-
-  if constexpr (kLined) {
-    clear_past<kRowBytes, 2 * kRows>(memory, layout, plan, columns, layout.columns1);
-    if constexpr (kInverse) {
-      for (int s = 0; s < plan.stages * plan.teams; ++s) {
-        float2* past = reinterpret_cast<float2*>(memory + s * layout.stage + layout.statistics) + columns;
-        if (threadIdx.x < 32) past[threadIdx.x] = {0.f, 0.f};
-      }
-    }
-  }
 
   // Statistics of queries: one pair for each row, or, where columns are queries, a list for each warp.
   const int statistic_count = !kInverse ? rows : kLined ? columns : plan.warp_count() * width;
@@ -299,7 +257,7 @@ __device__ __forceinline__ void backward_block(const NeighborhoodParams& params,
           visit(pair, register_sums + 2 * pair);
         }
       } else {
-#pragma unroll 2
+#pragma unroll(sizeof(T) == 4 ? 1 : 2)
         for (int pair = 0; pair < own.pairs(); ++pair) visit(pair, nullptr);
       }
       const float factor = static_cast<float>(params.scale), scale[2] = {factor, factor};
@@ -336,19 +294,101 @@ __device__ __forceinline__ void backward_block(const NeighborhoodParams& params,
 
 // `statistics`: [batch, spatial..., heads] pairs from statistics_kernel; `partial`: [heads, positions, relative
 // positions], or null where there is no bias.
+//
+// The two roles of a place run side by side, so that what one reads is in the cache for the other; they share the code
+// that makes lists and tables.
 template <typename T, int kDim, int kPairs, bool kLined>
 __global__ void __launch_bounds__(kBackwardThreads<T, kDim, kPairs, kLined>)
     backward_kernel(const __grid_constant__ NeighborhoodParams params,
                     const __grid_constant__ NeighborhoodGradients gradients, const __grid_constant__ Plan plan,
                     const float2* statistics, float* partial) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  // The two roles of a place run side by side, so that what one reads is in the cache for the other.
+  constexpr int kRowBytes = kDim * sizeof(T);
   const uint32_t head = blockIdx.x % params.heads, rest = blockIdx.x / params.heads;
-  const uint32_t index = rest / 2 * params.heads + head;
-  if (rest % 2 == 0) {
-    backward_block<T, kDim, kPairs, kLined, false>(params, gradients, plan, index, statistics, partial, memory);
+  const bool inverse = rest % 2 == 1;
+  const int bins = params.rpb == nullptr ? 1 : static_cast<int>(params.rpb_size());
+  const BackwardLayout layout(plan, kRowBytes, bins, line_distances(params), inverse, kPairs == 0);
+  const Place place = locate(params, plan, rest / 2 * params.heads + head, inverse);
+  const bool sum_bias = !inverse && partial != nullptr;
+  partial = sum_bias ? partial + (int64_t(place.head) * plan.positions() + place.position) * bins : nullptr;
+  const BiasCopy bias_copy(params, place.head);
+  const Team<T> team(plan);
+  const int lane = threadIdx.x % 32, warp_index = team.warp;
+  const WarpPlace warp = locate_warp(params, plan, place, warp_index, inverse);
+  const int rows = plan.row_count(), width = plan.pairs * 16, pitch = line_pitch<kLined>(place);
+  const int columns = place.columns.axis[0].size() * place.columns.axis[1].size() * pitch;
+  const View row_view0 = inverse ? params.key : params.query;
+  const View row_view1 = inverse ? params.value : gradients.grad_output;
+  const View column_view0 = inverse ? params.query : params.key;
+  const View column_view1 = inverse ? gradients.grad_output : params.value;
+  const View result_view0 = inverse ? gradients.grad_key : gradients.grad_query;
+
+  uint2* column_offsets = reinterpret_cast<uint2*>(memory + layout.columns);
+  uint2* row_offsets = reinterpret_cast<uint2*>(memory + layout.rows);
+  uint32_t* result_offsets0 = reinterpret_cast<uint32_t*>(memory + layout.results);
+  uint32_t* result_offsets1 = result_offsets0 + rows;
+  // Where statistics are of the tokens that are queries: the rows, or the columns, of listed ones warp by warp.
+  int32_t* numbers = reinterpret_cast<int32_t*>(memory + layout.numbers);
+  for_columns(place, columns, pitch, [&](int column, const Coordinates& c) {
+    column_offsets[column] = {token_offset<sizeof(T)>(params, place, column_view0, c),
+                              token_offset<sizeof(T)>(params, place, column_view1, c)};
+    if (kLined && inverse) numbers[column] = token_number(params, place, c) * params.heads;
+  });
+  for_rows(plan, place, [&](int row, bool exists, const Coordinates& c) {
+    row_offsets[row] = {token_offset<sizeof(T)>(params, place, row_view0, c),
+                        token_offset<sizeof(T)>(params, place, row_view1, c)};
+    result_offsets0[row] = exists ? token_offset<sizeof(T)>(params, place, result_view0, c) : kNoToken;
+    if (inverse) {
+      result_offsets1[row] = exists ? token_offset<sizeof(T)>(params, place, gradients.grad_value, c) : kNoToken;
+    } else {
+      numbers[row] = token_number(params, place, c) * params.heads;
+    }
+  });
+  if (!kLined && inverse) {
+    const int count = warp.empty ? 0 : warp.columns.volume();
+#pragma unroll 1
+    for (int j = lane; j < width; j += 32) {
+      Coordinates c =
+          unravel(j < count ? j : 0, max_of(warp.columns.axis[1].size(), 1), max_of(warp.columns.axis[2].size(), 1));
+#pragma unroll
+      for (int a = 0; a < kMaxRank; ++a) c.at[a] += warp.columns.axis[a].begin;
+      numbers[warp_index * width + j] = count > 0 ? token_number(params, place, c) * params.heads : 0;
+    }
+  }
+
+  // Before the first tokens come, their place in memory serves for the lists that the table is made from.
+  bias_copy.finish(params, reinterpret_cast<Start<T>*>(memory + layout.bias));
+  auto listed = [&] {
+    if constexpr (kLined) {
+      return nullptr;
+    } else {
+      return ListedColumns<T, kRowBytes>(params, plan, place, team, warp, layout, memory);
+    }
+  }();
+  __syncthreads();
+  if constexpr (kLined) {
+    build_lined_tables<T>(params, plan, place, layout, memory, inverse);
+    clear_past<kRowBytes, 2 * kRows>(memory, layout, plan, columns, layout.columns1);
+    if (inverse) {
+      for (int s = 0; s < plan.stages * plan.teams; ++s) {
+        float2* past = reinterpret_cast<float2*>(memory + s * layout.stage + layout.statistics) + columns;
+        if (threadIdx.x < 32) past[threadIdx.x] = {0.f, 0.f};
+      }
+    }
   } else {
-    backward_block<T, kDim, kPairs, kLined, true>(params, gradients, plan, index, statistics, partial, memory);
+    listed.build(params, plan, place, team, warp, layout, memory, inverse);
+  }
+  if (sum_bias && kPairs == 0) {
+    const int count = plan.teams * plan.warp_count() * warp_sum_bytes<kLined>(params, plan) / 16;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) reinterpret_cast<float4*>(memory + layout.sums)[i] = {};
+  }
+
+  if (inverse) {
+    backward_units<T, kDim, kPairs, kLined, true>(params, gradients, plan, layout, place, team, warp, listed, columns,
+                                                  statistics, nullptr, memory);
+  } else {
+    backward_units<T, kDim, kPairs, kLined, false>(params, gradients, plan, layout, place, team, warp, listed, columns,
+                                                   statistics, partial, memory);
   }
 }
 

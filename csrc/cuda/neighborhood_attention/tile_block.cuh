@@ -4,6 +4,7 @@
 
 #include "tile_layout.cuh"
 #include "tile_mma.cuh"
+#include "tile_place.cuh"
 
 namespace visionattn::tile {
 

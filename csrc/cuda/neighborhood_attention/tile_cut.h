@@ -12,11 +12,10 @@ namespace visionattn::tile {
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Whether the rows of two full boxes meet columns equally far from them.
-template <bool kInverse>
-bool alike(const Axis& axis, int32_t length, int32_t begin, int32_t other, int32_t size) {
+inline bool alike(const Axis& axis, int32_t length, int32_t begin, int32_t other, int32_t size, bool inverse) {
   if (begin + size > length || other + size > length) return false;
   for (int32_t i = 0; i < size; ++i) {
-    const Interval a = attended<kInverse>(axis, length, begin + i), b = attended<kInverse>(axis, length, other + i);
+    const Interval a = attended(axis, length, begin + i, inverse), b = attended(axis, length, other + i, inverse);
     if (a.begin - begin != b.begin - other || a.end - begin != b.end - other) return false;
   }
   return true;
@@ -28,9 +27,8 @@ struct Extents {
   int32_t block = 0, warp = 0, pitch = 0;
   double block_sum = 0, warp_sum = 0, pitch_sum = 0, pair_sum = 0;
 
-  template <bool kInverse>
-  void add(const Axis& axis, int32_t length, Interval rows, int32_t warp_rows, double count) {
-    const Interval columns = attended<kInverse>(axis, length, rows);
+  void add(const Axis& axis, int32_t length, Interval rows, int32_t warp_rows, double count, bool inverse) {
+    const Interval columns = attended(axis, length, rows, inverse);
     const int32_t line = line_pitch(columns);
     block = std::max(block, columns.size());
     block_sum += columns.size() * count;
@@ -38,7 +36,7 @@ struct Extents {
     pitch_sum += line * count;
     for (int32_t begin = rows.begin; begin < rows.end; begin += warp_rows) {
       const Interval warp_box{begin, min_of(begin + warp_rows, rows.end)};
-      const int32_t width = attended<kInverse>(axis, length, warp_box).size();
+      const int32_t width = attended(axis, length, warp_box, inverse).size();
       warp = std::max(warp, width);
       warp_sum += width * count;
       pair_sum += (width + 15) / 16 * count;
@@ -67,14 +65,14 @@ inline AxisCut cut_axis(const Axis& axis, int32_t warp_rows, int32_t warps, bool
     for (int32_t tile = 0; tile * size < length;) {
       const int32_t begin = tile * size, far = (length - border) / size;
       int32_t next = tile + 1;
-      while (next * size < length && alike<false>(axis, length, begin, next * size, size) &&
-             (!backward || alike<true>(axis, length, begin, next * size, size))) {
+      while (next * size < length && alike(axis, length, begin, next * size, size, false) &&
+             (!backward || alike(axis, length, begin, next * size, size, true))) {
         next = begin >= border && next < far ? far : next + 1;
       }
       const Interval rows{begin, min_of(begin + size, length)};
       const double count = double(next - tile) * (end - group);
-      cut.extents.add<false>(axis, length, rows, warp_rows, count);
-      if (backward) cut.inverse.add<true>(axis, length, rows, warp_rows, count);
+      cut.extents.add(axis, length, rows, warp_rows, count, false);
+      if (backward) cut.inverse.add(axis, length, rows, warp_rows, count, true);
       cut.blocks += count;
       cut.warps += count * divide_up(rows.size(), warp_rows);
       cut.classes.push_back({tile, next - tile, group, end - group});
@@ -90,7 +88,8 @@ struct Totals {
   int64_t columns = 1, columns_inverse = 1, width = 1, width_inverse = 1, classes = 1, most_boxes = 1;
   double blocks = 1, warps = 1;  // of a head and a batch entry
   double mean_columns = 1, mean_columns_inverse = 1, mean_width_inverse = 1;
-  bool listable = true;  // the classes fit the lists of a plan
+  bool listable = true;                    // the classes fit the lists of a plan
+  std::vector<int64_t> class_boxes = {1};  // boxes of each class, if they fit
 
   void add(const AxisCut& cut) {
     columns *= cut.extents.block;
@@ -102,11 +101,17 @@ struct Totals {
     warps *= cut.warps;
     mean_columns *= cut.extents.block_sum / cut.blocks;
     mean_columns_inverse *= cut.inverse.block_sum / cut.blocks;
-    listable = listable && cut.classes.size() <= kMaxAxisClasses;
+    listable = listable && cut.classes.size() <= kMaxAxisClasses && classes <= kMaxClasses;
     mean_width_inverse *= cut.inverse.warp_sum / cut.warps;
     int64_t along = 0;
     for (const AxisClass& c : cut.classes) along = std::max(along, int64_t(c.tiles) * c.groups);
     most_boxes *= along;
+    if (!listable) return;
+    std::vector<int64_t> product;
+    for (const int64_t boxes : class_boxes) {
+      for (const AxisClass& c : cut.classes) product.push_back(boxes * c.tiles * c.groups);
+    }
+    class_boxes = std::move(product);
   }
 };
 
@@ -144,13 +149,20 @@ inline Division divide_work(const Totals& totals, int64_t batch, int64_t copies,
   const int64_t slots = resident * multiprocessors;
   Division best;
   const auto consider = [&](int64_t most, int64_t chunks) {
-    // About: where blocks take several boxes, rounding up adds half a block to a class, which matters if a
-    // multiprocessor has but one block at a time.
-    const double rounding = resident == 1 ? 0.5 * totals.classes * (1 - 1.0 / most) : 0;
-    const double blocks =
-        std::max(std::ceil(totals.blocks / most + rounding), double(totals.classes)) * chunks * copies;
-    const double turns = double(divide_up(divide_up(batch, chunks) * most, teams)) + start, waves = blocks / slots;
-    const double time = waves <= 1 ? turns : turns * (std::ceil(waves) + waves + 0.5) / 2;
+    double blocks = totals.blocks;
+    if (most > 1) {
+      blocks = 0;
+      for (const int64_t boxes : totals.class_boxes) blocks += double(divide_up(boxes, most));
+    }
+    blocks *= chunks * copies;
+    const double turns = double(divide_up(divide_up(batch, chunks) * most, teams)) + start;
+    double waves = blocks / slots, time = turns;
+    if (waves > 1 && most == 1) time = turns * (std::ceil(waves) + waves + 0.5) / 2;
+    if (waves > 1 && most > 1) {
+      // Blocks of classes with few boxes are shorter, and fill gaps.
+      const double work = totals.blocks * copies * batch / teams + blocks * start;
+      time = std::max(turns, work / slots + 0.3 * turns);
+    }
     if (time < best.turns) best = {most, chunks, blocks, time};
   };
   for (int64_t chunks = 1; chunks <= std::min<int64_t>(batch, 256); ++chunks) consider(1, chunks);

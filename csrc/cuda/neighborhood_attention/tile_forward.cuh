@@ -1,7 +1,7 @@
 // Forward tensor-core kernel: see tile_plan.cuh for how the work is cut. Rows are queries, columns are keys.
 #pragma once
 
-#include "tile_columns.cuh"
+#include "tile_lines.cuh"
 
 namespace visionattn::tile {
 
@@ -19,11 +19,11 @@ __global__ void __launch_bounds__(kForwardThreads<T, kDim>)
   constexpr int kRowBytes = kDim * sizeof(T);
   using Row = Rows<kRowBytes>;
   const ForwardLayout layout(plan, kRowBytes, bins, line_distances(params));
-  const Place place = locate<false>(params, plan, blockIdx.x);
+  const Place place = locate(params, plan, blockIdx.x, false);
   const BiasCopy bias_copy(params, place.head);
   const Team<T> team(plan);
   const int lane = threadIdx.x % 32, warp_index = team.warp;
-  const WarpPlace warp = locate_warp<false>(params, plan, place, warp_index);
+  const WarpPlace warp = locate_warp(params, plan, place, warp_index, false);
   const int pitch = line_pitch<kLined>(place);
   const int columns = place.columns.axis[0].size() * place.columns.axis[1].size() * pitch;
 
@@ -76,11 +76,15 @@ __global__ void __launch_bounds__(kForwardThreads<T, kDim>)
       return LinedColumns<T, kRowBytes, false>(params, plan, place, team, warp, pitch, layout.table, memory);
     } else {
       constexpr int kHeld = kWhole && sizeof(T) == 2 ? kPairs : 0;
-      return ListedColumns<T, kRowBytes, false, kHeld>(params, plan, place, team, warp, layout, memory);
+      return ListedColumns<T, kRowBytes, kHeld>(params, plan, place, team, warp, layout, memory);
     }
   }();
   __syncthreads();
-  own.build(params, plan, place, team, warp, layout, memory);
+  if constexpr (kLined) {
+    build_lined_tables<T>(params, plan, place, layout, memory, false);
+  } else {
+    own.build(params, plan, place, team, warp, layout, memory, false);
+  }
   if (team.count > 1) __syncthreads();
   const uint32_t row_position = Row::offset(warp_index * kRows + lane % 16) ^ (lane / 16 * 16);
   const float log2_scale = static_cast<float>(params.scale) * 1.4426950408889634f;

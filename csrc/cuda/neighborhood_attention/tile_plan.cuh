@@ -63,26 +63,25 @@ struct Box {
 };
 
 // The general case is rare and not inlined, to keep the kernels short.
-template <bool kInverse>
 #if defined(__CUDACC__)
 __host__ __device__ __noinline__
 #endif
-    Interval attended_generally(int32_t kernel, int32_t stride, bool causal, int32_t length, int32_t row) {
+    inline Interval attended_generally(int32_t kernel, int32_t stride, bool causal, int32_t length, int32_t row,
+                                       bool inverse) {
   Axis axis;
   axis.kernel = kernel;
   axis.stride = stride;
   axis.causal = causal;
-  return kInverse ? inverse_window(axis, length, row) : window(axis, length, row);
+  return inverse ? inverse_window(axis, length, row) : window(axis, length, row);
 }
 
 // What a row of a group with `length` positions meets along an axis: its window, or its inverse window.
-template <bool kInverse>
-VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, int32_t row) {
+VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, int32_t row, bool inverse) {
   if (axis.stride > 1 || axis.causal) {
-    return attended_generally<kInverse>(axis.kernel, axis.stride, axis.causal, length, row);
+    return attended_generally(axis.kernel, axis.stride, axis.causal, length, row, inverse);
   }
   const int32_t kernel = axis.kernel, left = kernel / 2;
-  if (!kInverse) {
+  if (!inverse) {
     const int32_t begin = max_of(min_of(row - left, length - kernel), 0);
     return {begin, min_of(begin + kernel, length)};
   }
@@ -90,10 +89,9 @@ VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, int32
 }
 
 // Union of what the rows attend to; windows and inverse windows move monotonically with the row.
-template <bool kInverse>
-VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, Interval rows) {
-  const int32_t begin = attended<kInverse>(axis, length, rows.begin).begin;
-  const int32_t end = attended<kInverse>(axis, length, rows.end - 1).end;
+VISIONATTN_HOST_DEVICE Interval attended(const Axis& axis, int32_t length, Interval rows, bool inverse) {
+  const int32_t begin = attended(axis, length, rows.begin, inverse).begin;
+  const int32_t end = attended(axis, length, rows.end - 1, inverse).end;
   return {begin, max_of(begin, end)};
 }
 
@@ -133,55 +131,6 @@ struct Place {
     return static_cast<int32_t>((box_count - box + box_step - 1) / box_step) * (batch_end - batch_begin);
   }
 };
-
-template <bool kInverse>
-VISIONATTN_HOST_DEVICE Place locate(const NeighborhoodParams& params, const Plan& plan, uint32_t index) {
-  Place place;
-  place.head = take_digit(index, params.heads);
-  place.position = index;
-  const int32_t block = take_digit(index, plan.chunk_positions());
-  const int32_t batch = static_cast<int32_t>(params.batch), chunk = index;
-  place.batch_begin = plan.chunks == 1 ? 0 : static_cast<uint64_t>(batch) * chunk / plan.chunks;
-  place.batch_end = plan.chunks == 1 ? batch : static_cast<uint64_t>(batch) * (chunk + 1) / plan.chunks;
-  int32_t low = block;
-  place.box = 0;
-  place.box_step = 1;
-  if (!plan.plain) {
-    low = 0;
-    for (int32_t high = plan.class_count(); high - low > 1;) {  // the class is in [low, high)
-      const int32_t middle = (low + high) / 2;
-      if (plan.first_block[middle] <= block) {
-        low = middle;
-      } else {
-        high = middle;
-      }
-    }
-    place.box = block - plan.first_block[low];
-    place.box_step = plan.first_block[low + 1] - plan.first_block[low];
-  }
-  uint32_t number = low;
-  place.box_count = 1;
-#pragma unroll
-  for (int a = kMaxRank - 1; a >= 0; --a) {
-    uint32_t along = take_digit(number, plan.class_counts[a]);
-    AxisClass c;
-    if (plan.plain) {
-      c.tile = take_digit(along, plan.tiles_along[a]);
-      c.group = static_cast<int32_t>(along);
-      c.tiles = c.groups = 1;
-    } else {
-      c = plan.classes[a][along];
-    }
-    const int32_t size = plan.rows[a] * plan.warps[a], begin = c.tile * size;
-    const int32_t length = group_length(params.axes[a], c.group);
-    place.box_count *= c.tiles * c.groups;
-    place.classes[a] = c;
-    place.length[a] = length;
-    place.rows.axis[a] = {begin, max_of(min_of(begin + size, length), begin)};
-    place.columns.axis[a] = attended<kInverse>(params.axes[a], length, place.rows.axis[a]);
-  }
-  return place;
-}
 
 // A unit of a place: its batch entry and box, and how far its tokens lie from those of the first box along every axis.
 struct Unit {
@@ -224,25 +173,6 @@ struct WarpPlace {
   Box rows, columns;
   bool empty;
 };
-
-template <bool kInverse>
-VISIONATTN_HOST_DEVICE WarpPlace locate_warp(const NeighborhoodParams& params, const Plan& plan, const Place& place,
-                                             uint32_t warp) {
-  WarpPlace result;
-  result.empty = false;
-#pragma unroll
-  for (int a = kMaxRank - 1; a >= 0; --a) {
-    const int32_t begin = place.rows.axis[a].begin + take_small_digit(warp, plan.warps[a]) * plan.rows[a];
-    result.rows.axis[a] = {begin, min_of(begin + plan.rows[a], place.rows.axis[a].end)};
-    if (result.rows.axis[a].size() <= 0) {
-      result.empty = true;
-      result.columns.axis[a] = {0, 0};
-    } else {
-      result.columns.axis[a] = attended<kInverse>(params.axes[a], place.length[a], result.rows.axis[a]);
-    }
-  }
-  return result;
-}
 
 // Lined kernels: length in shared memory of a line of a block's columns, which go along the last axis. It is a multiple
 // of 8 tokens so that all lines look alike to matrix loads. Each warp takes its part of a line in pairs of column

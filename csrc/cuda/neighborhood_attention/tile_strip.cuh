@@ -2,7 +2,7 @@
 // See StripLayout for how columns and the table lie there.
 #pragma once
 
-#include "tile_columns.cuh"
+#include "tile_lines.cuh"
 
 namespace visionattn::tile {
 
@@ -133,9 +133,9 @@ __device__ __forceinline__ void copy_strip(const NeighborhoodParams& params, con
 
 // Fills the table: for every distance between lines, position of a row along the last axis and column what their
 // product starts from, in half precision and divided by the scale; -infinity where they don't meet along the last axis.
-template <bool kInverse>
 __device__ __forceinline__ void build_strip_table(const NeighborhoodParams& params, const Plan& plan,
-                                                  const Place& place, const StripLayout& layout, __half* table) {
+                                                  const Place& place, const StripLayout& layout, __half* table,
+                                                  bool inverse) {
   const Axis& axis = params.axes[2];
   const int pitch = line_pitch(place), slots = plan.rows[2], extent = 2 * axis.kernel - 1;
   const int line = layout.table_line / 2, distances = layout.table_lines;
@@ -147,11 +147,12 @@ __device__ __forceinline__ void build_strip_table(const NeighborhoodParams& para
     uint32_t rest = i;
     const int column = take_small_digit(rest, pitch), slot = static_cast<int>(rest);
     const int row = min_of(place.rows.axis[2].begin + slot, place.rows.axis[2].end - 1);
-    const Interval met = attended<kInverse>(axis, place.length[2], row);
+    const Interval met = attended(axis, place.length[2], row, inverse);
     const int position = place.columns.axis[2].begin + column;
     const bool meets = position >= met.begin && position < met.end;
-    const int distance = (kInverse ? row - position : position - row) + axis.kernel - 1;
+    const int distance = (inverse ? row - position : position - row) + axis.kernel - 1;
     const int index = table_index(slots, slot, column);
+#pragma unroll 2
     for (int d = 0; d <= distances; ++d) {
       float value = -INFINITY;
       if (meets && d < distances) {
@@ -194,7 +195,7 @@ class RowLines {
 #pragma unroll
     for (int a = 0; a < 2; ++a) {
       const int32_t corner = place.columns.axis[a].begin;
-      const Interval met = attended<kInverse>(params.axes[a], place.length[a], c.at[a]);
+      const Interval met = attended(params.axes[a], place.length[a], c.at[a], kInverse);
       meets = meets && met.size() > 0;
       first[a] = met.begin - corner;
       last[a] = met.end - 1 - corner;

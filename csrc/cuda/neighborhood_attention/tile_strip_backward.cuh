@@ -20,7 +20,7 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
   constexpr int kRowBytes = kDim * 2;
   const bool sum_bias = !kInverse && partial != nullptr;
   const StripLayout layout(plan, kRowBytes, line_distances(params), true, kInverse, sum_bias);
-  const Place place = locate<kInverse>(params, plan, index);
+  const Place place = locate(params, plan, index, kInverse);
   if (sum_bias) partial += (int64_t(place.head) * plan.positions() + place.position) * params.rpb_size();
   if (place.empty()) {
     if (sum_bias) {
@@ -29,7 +29,7 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
     return;
   }
   const int lane = threadIdx.x % 32, warp_index = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-  const WarpPlace warp = locate_warp<kInverse>(params, plan, place, warp_index);
+  const WarpPlace warp = locate_warp(params, plan, place, warp_index, kInverse);
   const int rows = plan.row_count(), head = place.head;
   const int lines = line_count(place);
   const int pitch = line_pitch(place), line_pairs = pitch / 16;
@@ -88,7 +88,7 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
   start_rows(unit);
   start_strip(unit, 0, 0);
   commit_copies();
-  build_strip_table<kInverse>(params, plan, place, layout, reinterpret_cast<__half*>(memory + layout.table));
+  build_strip_table(params, plan, place, layout, reinterpret_cast<__half*>(memory + layout.table), kInverse);
 
   const float log2_scale = static_cast<float>(params.scale) * 1.4426950408889634f;
   const PairPositions<kDim> positions;
@@ -112,11 +112,8 @@ __device__ __forceinline__ void strip_backward_block(const NeighborhoodParams& p
     for (int first = 0; first < lines; first += plan.lines) {
       wait_copies();
       __syncthreads();
-      if (first + plan.lines < lines) {
-        start_strip(unit, first + plan.lines, stage ^ 1);
-      } else if (left > 1) {
-        start_strip(next, 0, stage ^ 1);
-      }
+      const bool last = first + plan.lines >= lines;
+      if (!last || left > 1) start_strip(last ? next : unit, last ? 0 : first + plan.lines, stage ^ 1);
       commit_copies();
       const unsigned char* buffer = memory + stage * layout.stage;
       const uint32_t base0 = shared_address(buffer), base1 = base0 + layout.columns1;

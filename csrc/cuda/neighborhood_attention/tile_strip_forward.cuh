@@ -18,10 +18,10 @@ __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
   constexpr int kWarpRows = kRows * kTiles, kSteps = kDim / 16, kRowBytes = kDim * 2;
   constexpr bool kHoldQueries = kDim < 128;
   const StripLayout layout(plan, kRowBytes, line_distances(params), false, false, false);
-  const Place place = locate<false>(params, plan, blockIdx.x);
+  const Place place = locate(params, plan, blockIdx.x, false);
   if (place.empty()) return;
   const int lane = threadIdx.x % 32, warp_index = threadIdx.x / 32, g = lane / 4;
-  const WarpPlace warp = locate_warp<false>(params, plan, place, warp_index);
+  const WarpPlace warp = locate_warp(params, plan, place, warp_index, false);
   const int rows = plan.row_count(), head = place.head, head_kv = head / (params.heads / params.heads_kv);
   const int lines = line_count(place);
   const int pitch = line_pitch(place), line_pairs = pitch / 16;
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
   start_rows(unit);
   start_strip(unit, 0, 0);
   commit_copies();
-  build_strip_table<false>(params, plan, place, layout, reinterpret_cast<__half*>(memory + layout.table));
+  build_strip_table(params, plan, place, layout, reinterpret_cast<__half*>(memory + layout.table), false);
 
   const float log2_scale = static_cast<float>(params.scale) * 1.4426950408889634f;
   const PairPositions<kDim> positions;
@@ -73,11 +73,8 @@ __global__ void __launch_bounds__(kStripForwardThreads<kDim>)
     for (int first = 0; first < lines; first += plan.lines) {
       wait_copies();
       __syncthreads();
-      if (first + plan.lines < lines) {
-        start_strip(unit, first + plan.lines, stage ^ 1);
-      } else if (left > 1) {
-        start_strip(next, 0, stage ^ 1);
-      }
+      const bool last = first + plan.lines >= lines;
+      if (!last || left > 1) start_strip(last ? next : unit, last ? 0 : first + plan.lines, stage ^ 1);
       commit_copies();
       const uint32_t key_base = shared_address(memory) + stage * layout.stage;
       const uint32_t value_base = key_base + layout.columns1;
