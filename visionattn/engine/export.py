@@ -195,25 +195,20 @@ def trace(
     if dynamic_batch:
         free[0] = torch.export.Dim("batch", min=1)
     if dynamic_size:
-        free.update({2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO})
+        free.update({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC})
     try:
         with quiet():
             program = torch.export.export(model, (random_images(*shape),), dynamic_shapes=(free,) if free else None)
     except Exception as error:  # whatever the tracer meets
+        fixed = re.findall(r"You marked .*size\(\)\[(\d)\] as dynamic but your code specialized", str(error))
+        if fixed:
+            axes = " and ".join(AXES[int(axis)] for axis in fixed)
+            raise ExportError(f"{axes} can't be free: the model fixes what images {list(shape)} have") from error
         raise ExportError(f"torch.export can't follow the model: {first_line(error)}") from error
     own = sorted({str(node.target) for node in program.graph.nodes if "visionattn" in str(node.target)})
     if own:
         raise ExportError(f"the model has operators of visionattn that have no native form: {', '.join(own)}")
-    sizes = input_shape(program)
-    fixed = [AXES[axis] for axis in free if isinstance(sizes[axis], int)]
-    if fixed:
-        raise ExportError(f"{' and '.join(fixed)} can't be free: the model fixes them at {list(shape)}")
     return program
-
-
-def input_shape(program: torch.export.ExportedProgram) -> torch.Size:
-    """Of a program's images; ints, and symbols for what is free."""
-    return next(node.meta["val"].shape for node in program.graph.nodes if node.name == INPUT)
 
 
 def output_shapes(model: FlatOutput, program: torch.export.ExportedProgram) -> Dict[str, List[Union[int, str]]]:
@@ -222,7 +217,8 @@ def output_shapes(model: FlatOutput, program: torch.export.ExportedProgram) -> D
     names = ["logits"] if strides is None else [f"stride{stride}" for stride in strides]
     if len(set(names)) < len(names):  # isotropic networks
         names = [f"{name}_stage{stage}" for name, stage in zip(names, model.net.out_indices)]
-    symbols = {str(size): AXES[axis] for axis, size in enumerate(input_shape(program)) if not isinstance(size, int)}
+    images = next(node.meta["val"] for node in program.graph.nodes if node.name == INPUT)
+    symbols = {str(size): AXES[axis] for axis, size in enumerate(images.shape) if not isinstance(size, int)}
 
     def readable(size: Any) -> Union[int, str]:
         return size if isinstance(size, int) else re.sub(r"\bs\d+\b", lambda m: symbols.get(m[0], m[0]), str(size))
