@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 
+from tests.engine.dense import TASKS, dense_config, make_scenes
 from tests.engine.helpers import tiny_config, training_losses
 from visionattn.engine.checkpoint import newest_intact_checkpoint, read_checkpoint, training_checkpoints
 from visionattn.engine.hooks import read_history
-from visionattn.engine.train import train
+from visionattn.engine.train import evaluate, train
 
 
 def fork(function) -> int:
@@ -108,6 +110,42 @@ def distributed(folder: Path) -> dict:
     return result
 
 
+def dense(folder: Path) -> dict:
+    """Detection and segmentation in two processes, as copies and sharded; one process evaluates what they leave.
+
+    Three validation images leave one rank a sample short.
+    """
+    scenes = make_scenes(folder / "scenes")
+    result = {}
+    for task in TASKS:
+        options = {"train_cfg__max_epochs": 1}
+        if task == "detection":
+            options["model__type"] = "NearlyRight"  # after a single step there would be nothing to compare
+        for kind in ("ddp", "fsdp"):
+            work_dir = folder / f"{task}_{kind}"
+            port = free_port()
+            config = dense_config(task, scenes, work_dir, **options)
+            for child in [fork(partial(dense_rank, config, rank, port, kind == "fsdp")) for rank in range(2)]:
+                wait(child)
+            wait(fork(partial(dense_evaluation, dense_config(task, scenes, work_dir / "test", **options), work_dir)))
+            row = read_history(work_dir / "history.jsonl")[-1]
+            result[work_dir.name] = {
+                "two": {key[4:]: value for key, value in row.items() if key.startswith("val_")},
+                "one": json.loads((work_dir / "one.json").read_text()),
+            }
+    return result
+
+
+def dense_rank(config: Config, rank: int, port: int, fsdp: bool) -> None:
+    join(rank, port)
+    train(config, launcher="pytorch", fsdp=fsdp)
+    torch.distributed.destroy_process_group()
+
+
+def dense_evaluation(config: Config, work_dir: Path) -> None:
+    (work_dir / "one.json").write_text(json.dumps(evaluate(config, work_dir / "last.pth")))
+
+
 def options_for(folder: Path, batch_size: int, epochs: int = 2):
     return tiny_config(
         folder,
@@ -125,13 +163,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def rank_run(folder: Path, rank: int, port: int, fsdp: bool) -> None:
+def join(rank: int, port: int) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
+
+
+def rank_run(folder: Path, rank: int, port: int, fsdp: bool) -> None:
+    join(rank, port)
     train(options_for(folder, 4), launcher="pytorch", fsdp=fsdp)
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    json.dump({"kill": kill, "distributed": distributed}[sys.argv[1]](Path(sys.argv[2])), sys.stdout)
+    json.dump({"kill": kill, "distributed": distributed, "dense": dense}[sys.argv[1]](Path(sys.argv[2])), sys.stdout)

@@ -43,3 +43,12 @@ def test_two_processes_equal_one(tmp_path):
         assert two["top1"][:2] == pytest.approx(one["top1"], abs=1e-4), kind
         assert two["val_loss"][:2] == pytest.approx(one["val_loss"], rel=1e-3), kind
     assert sorted(map(int, runs["fsdp"]["losses"])) == list(range(1, 19))  # the third epoch ran in one process
+
+
+def test_dense_evaluation_in_two_processes_equals_one(tmp_path):
+    runs = scenario("dense", tmp_path)
+    assert len(runs) == 4
+    for name, scores in runs.items():
+        assert scores["two"] == pytest.approx(scores["one"], rel=1e-4), name
+        first = next(iter(scores["one"].values()))
+        assert 0 < first < 100, name

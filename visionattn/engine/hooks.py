@@ -8,17 +8,25 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 import torch
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import all_reduce, all_reduce_params, is_distributed, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from visionattn.engine import checkpoint as files
 
-__all__ = ["CheckpointWriter", "ProgressBar", "RunLog", "WeightAverage"]
+__all__ = ["CheckpointWriter", "ProgressBar", "RunLog", "WeightAverage", "mean_over_ranks"]
+
+
+@torch.no_grad()
+def mean_over_ranks(buffers: Iterable[Tensor]) -> None:
+    """Makes buffers equal on all ranks, in place: each rank's batch norms have the statistics of its own samples."""
+    if is_distributed():
+        all_reduce_params([buffer for buffer in buffers if buffer.is_floating_point()], op="mean")
 
 
 @HOOKS.register_module()
@@ -54,9 +62,15 @@ class WeightAverage(Hook):
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         values = runner.net.state_dict()
         floating = [name for name in values if values[name].is_floating_point()]
-        torch._foreach_lerp_([self.average[k] for k in floating], [values[k] for k in floating], 1 - decay)
+        sharded = [name for name in floating if isinstance(values[name], DTensor)]
+        for names in (sharded, [name for name in floating if name not in set(sharded)]):  # buffers are never sharded
+            if names:
+                torch._foreach_lerp_([self.average[k] for k in names], [values[k] for k in names], 1 - decay)
         for name in values.keys() - set(floating):
             self.average[name].copy_(values[name])
+
+    def after_train_epoch(self, runner) -> None:
+        mean_over_ranks([self.average[name] for name, _ in runner.net.named_buffers() if name in self.average])
 
     @torch.no_grad()
     def _swap(self, runner) -> None:

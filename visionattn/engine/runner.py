@@ -26,6 +26,7 @@ from torch.distributed.fsdp import fully_shard
 import visionattn
 from visionattn.engine import checkpoint as files
 from visionattn.engine import mmengine_compat
+from visionattn.engine.hooks import mean_over_ranks
 from visionattn.engine.seeding import mix_seed, seed_step
 
 __all__ = ["EpochLoop", "VisionRunner"]
@@ -57,6 +58,7 @@ class EpochLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         for index, batch in enumerate(self.dataloader, start=done):
             self.run_iter(index, batch)
+        mean_over_ranks(self.runner.net.buffers())
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
