@@ -12,6 +12,7 @@ from visionattn.engine.checkpoint import atomic_save
 from visionattn.engine.hooks import read_history
 from visionattn.engine.optim import parameter_groups
 from visionattn.engine.seeding import SampleKey
+from visionattn.engine.segmentation import METHODS
 from visionattn.engine.train import evaluate, train
 
 CLASSES = ["photograph", *"0123456789"]
@@ -129,7 +130,7 @@ def test_from_training_to_evaluation(scenes, tmp_path):
     assert (tmp_path / "whole" / "best.pth").exists()
 
 
-@pytest.mark.parametrize("method", ["UPerNet", "FPN", "Unet"])
+@pytest.mark.parametrize("method", METHODS)
 def test_layers_follow_the_backbone(method):
     model = segmenter(method=method, name="ravlt_test", model_args={"drop_path_rate": 0.1})
     groups = parameter_groups(model.net, 1.0, 0.1, layer_decay=0.5)

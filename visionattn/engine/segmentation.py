@@ -30,8 +30,8 @@ from visionattn.engine.transforms import build_transforms
 __all__ = ["MeanIoU", "Segmenter", "SegmenterPreprocessor", "SemanticFolder"]
 
 IGNORED = 255  # pixels that don't count
-# Those of segmentation-models-pytorch that take pyramids without dilated stages.
-METHODS = ("UPerNet", "FPN", "Unet", "UnetPlusPlus", "MAnet", "Linknet", "PSPNet", "Segformer", "DPT")
+# Those of segmentation-models-pytorch that take pyramids without dilated stages, and train every parameter.
+METHODS = ("UPerNet", "FPN", "Unet", "UnetPlusPlus", "MAnet", "Linknet", "PSPNet", "Segformer")
 DIVISOR = 32  # of the sizes that their decoders take
 
 
@@ -159,7 +159,7 @@ class Segmenter(BaseModel):
     """A segmenter of segmentation-models-pytorch as something that mmengine's Runner trains, by cross-entropy.
 
     Args:
-        method: "UPerNet", "FPN", "Unet", "UnetPlusPlus", "MAnet", "Linknet", "PSPNet", "Segformer" or "DPT".
+        method: "UPerNet", "FPN", "Unet", "UnetPlusPlus", "MAnet", "Linknet", "PSPNet" or "Segformer".
         name: Backbone: any model of timm with a pyramid of features, ours included.
         num_classes: Classes.
         model_args: Further arguments of the method (`decoder_channels`) and of the backbone (`drop_path_rate`).
