@@ -1,6 +1,9 @@
 """`train.py` and `test.py` with mmdetection's and mmsegmentation's configs: runs, resumes, bad data."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,6 +74,7 @@ def test_segmenter_trains_in_half_precision(digits, tmp_path):
     assert (tmp_path / "iter_2.pth").is_file()
     metrics = evaluate(small(SEGMENTER, digits, tmp_path), str(tmp_path / "iter_2.pth"))
     assert 0 <= metrics["mIoU"] <= 100
+    assert json.loads(json.dumps(metrics)) == metrics
 
 
 def test_dry_run(digits, tmp_path, capsys):
@@ -152,3 +156,26 @@ def test_class_counts_must_agree(path, digits):
 def test_sharding_is_refused(digits):
     with pytest.raises(NotImplementedError, match="train as copies on every device"):
         train(small(DETECTOR, digits, "unused"), fsdp=True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_measure_as_one(digits, tmp_path):
+    options = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", f"data_root={digits}", "param_scheduler=None"]
+    tools = CONFIGS.parent / "tools"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parent)}
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    distributed = ("--launcher", "pytorch", "--cfg-options", *options)
+    run(*torchrun, tools / "train.py", SEGMENTER, "--work-dir", tmp_path, *distributed)
+    evaluation = (tools / "test.py", SEGMENTER, tmp_path / "iter_2.pth", "--work-dir", tmp_path)
+    run(*torchrun, *evaluation, "--out", tmp_path / "two.json", *distributed)
+    run(*evaluation, "--out", tmp_path / "one.json", "--cfg-options", *options)
+    one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in ("one", "two"))
+    for name in ("mIoU", "aAcc"):
+        assert two[name] == pytest.approx(one[name], abs=1e-2)

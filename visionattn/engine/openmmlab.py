@@ -154,7 +154,7 @@ def evaluate(config: Config, checkpoint: str, launcher: str = "none") -> Dict[st
     check_data(config, ("test_dataloader",))
     runner = OpenMMLabRunner.from_cfg(config)
     load_weights(runner.model.module if runner.distributed else runner.model, weights)
-    return runner.test()
+    return {name: float(value) for name, value in runner.test().items()}
 
 
 def build_model(config: Config, checkpoint: Optional[str] = None, device: str = "cpu") -> nn.Module:
