@@ -1,6 +1,6 @@
 """Trains a classifier: `python tools/train.py CONFIG`.
 
-On several devices: `torchrun --nproc-per-node N tools/train.py CONFIG --launcher pytorch`.
+On several devices: `torchrun --nproc-per-node N tools/train.py CONFIG --launcher pytorch`; see docs/distributed.md.
 """
 
 import argparse
@@ -27,9 +27,7 @@ def main() -> None:
         choices=("bfloat16", "float16"),
         help="mixed precision (bfloat16 if no dtype is given)",
     )
-    parser.add_argument(
-        "--fsdp", action="store_true", help="shard the model over the processes (with --launcher pytorch)"
-    )
+    parser.add_argument("--fsdp", action="store_true", help="shard the model over the processes of the launcher")
     parser.add_argument("--dry-run", action="store_true", help="print the model and make one step, then stop")
     args = parser.parse_args()
 

@@ -129,7 +129,8 @@ CASES = {
         lambda d: train(tiny_config(d / "run", model_wrapper_cfg={"type": "DataParallel"})),
         ValueError, "model_wrapper_cfg.type"),
     "sharding one process": (lambda d: train(tiny_config(d / "run"), fsdp=True), ConfigError, "launcher pytorch"),
-    "unknown launcher": (lambda d: init_distributed("slurm"), ValueError, "none or pytorch"),
+    "unknown launcher": (lambda d: init_distributed("mpi"), ValueError, "none, pytorch or slurm, got 'mpi'"),
+    "slurm without srun": (lambda d: init_distributed("slurm"), ValueError, "not set: SLURM_PROCID, SLURM_NTASKS"),
     "torchrun without torchrun": (
         lambda d: train(tiny_config(d / "run"), launcher="pytorch"), ValueError,
         "needs the environment"),

@@ -9,6 +9,8 @@ from typing import Callable
 
 from torch import distributed
 
+from visionattn.engine.mmengine_compat import LAUNCHERS
+
 __all__ = ["add_config_arguments", "run_tool"]
 
 
@@ -27,9 +29,9 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--launcher",
-        choices=("none", "pytorch"),
+        choices=LAUNCHERS,
         default="none",
-        help="pytorch: started by torchrun, one process per device",
+        help="what starts one process per device: pytorch is torchrun, slurm is srun",
     )
 
 

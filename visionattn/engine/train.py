@@ -33,7 +33,7 @@ def train(
         resume: None or False starts anew; True or "auto" goes on from the newest intact checkpoint in the work
             folder, or starts anew if there is none; a path goes on from that file.
         seed: Overrides the config's seed.
-        launcher: "none", or "pytorch" under torchrun.
+        launcher: "none", "pytorch" under torchrun, or "slurm" under srun.
         amp: Overrides the precision: "bfloat16" or "float16".
         fsdp: Shard the model over the ranks instead of copying it to each.
 
@@ -96,7 +96,7 @@ def apply_options(
         config.optim_wrapper.amp = amp
     if fsdp:
         if launcher == "none":
-            raise ConfigError("fsdp needs launcher pytorch, there is nothing to shard over in one process")
+            raise ConfigError("fsdp needs launcher pytorch or slurm, there is nothing to shard over in one process")
         config.model_wrapper_cfg = {"type": "FullyShard"}
 
 
