@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=400, help="training scenes")
     parser.add_argument("--val", type=int, default=100, help="validation scenes")
     parser.add_argument("--size", type=int, default=160, help="height and width in pixels")
-    parser.add_argument("--digits", type=int, nargs=2, default=(1, 5), metavar=("LEAST", "MOST"), help="per scene")
+    parser.add_argument("--digits", type=int, nargs=2, default=(3, 8), metavar=("LEAST", "MOST"), help="per scene")
     parser.add_argument(
         "--scale", type=float, nargs=2, default=(0.2, 0.4), metavar=("LEAST", "MOST"), help="share of a scene's height"
     )

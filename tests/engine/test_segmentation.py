@@ -110,7 +110,7 @@ def test_images_of_any_size():
     assert (data["inputs"][0, :, 40:] == 0).all()
     found = model(**data, mode="predict")
     assert [tuple(result["prediction"].shape) for result in found] == [(40, 70), (64, 33)]
-    loss = model(**data, mode="loss")["loss"]
+    loss = model(**data, mode="loss")["loss_pixels"]
     logits = model(data["inputs"])
     cut = torch.cat([logit[:, :h, :w].flatten(1) for logit, (h, w) in zip(logits, ((40, 70), (64, 33)))], 1)
     torch.testing.assert_close(loss, -cut.log_softmax(0)[0].mean())

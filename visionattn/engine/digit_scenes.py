@@ -52,7 +52,7 @@ class DigitScenes:
     """
 
     size: int = 160
-    digits: Tuple[int, int] = (1, 5)
+    digits: Tuple[int, int] = (3, 8)
     scale: Tuple[float, float] = (0.2, 0.4)
     seed: int = 0
 

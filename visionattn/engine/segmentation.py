@@ -164,6 +164,7 @@ class Segmenter(BaseModel):
         num_classes: Classes.
         model_args: Further arguments of the method (`decoder_channels`) and of the backbone (`drop_path_rate`).
         checkpoint: Released weights of the backbone to start from.
+        dice: Weight of the Dice loss, for classes that fill few pixels.
 
     Attributes:
         net: The network; it takes normalised images whose sides are multiples of 32. Its state dict is what checkpoints
@@ -180,6 +181,7 @@ class Segmenter(BaseModel):
         num_classes: int,
         model_args: Optional[Mapping[str, Any]] = None,
         checkpoint: Optional[str] = None,
+        dice: float = 0.0,
     ):
         import segmentation_models_pytorch  # slow to import, and only segmenters need it
 
@@ -189,7 +191,7 @@ class Segmenter(BaseModel):
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         data_config = model_data_config(name)
         super().__init__(data_preprocessor=SegmenterPreprocessor(data_config["mean"], data_config["std"]))
-        self.num_classes = num_classes
+        self.num_classes, self.dice = num_classes, dice
         kind = getattr(segmentation_models_pytorch, method)
         self.net = kind(encoder_name=f"tu-{name}", encoder_weights=None, classes=num_classes, **(model_args or {}))
         if checkpoint is not None:
@@ -210,21 +212,39 @@ class Segmenter(BaseModel):
             mode: "tensor" gives logits, "loss" the loss, "predict" class maps with the targets, cut to the images.
 
         Returns:
-            Logits `[batch, num_classes, H, W]`; or `dict(loss=...)`; or for each image `dict(prediction=int64 [h, w],
+            Logits `[batch, num_classes, H, W]`; or losses by name; or for each image `dict(prediction=int64 [h, w],
             labels=[h, w], name, padding)`.
         """
         logits = self.net(inputs).float()
         if mode == "tensor":
             return logits
         if mode == "loss":
-            labels = torch.stack([pad_to(sample["labels"], inputs.shape[-2:], IGNORED) for sample in data_samples])
-            return {"loss": F.cross_entropy(logits, labels.long(), ignore_index=IGNORED)}
+            labels = [pad_to(sample["labels"], inputs.shape[-2:], IGNORED) for sample in data_samples]
+            labels = torch.stack(labels).long()
+            losses = {"loss_pixels": F.cross_entropy(logits, labels, ignore_index=IGNORED)}
+            return {**losses, "loss_dice": self.dice * dice_loss(logits, labels)} if self.dice else losses
         if mode == "predict":
             maps = logits.argmax(1)
             sizes = [sample["labels"].shape for sample in data_samples]
             cut = [{"prediction": found[:height, :width]} for found, (height, width) in zip(maps, sizes)]
             return [{**found, **sample} for found, sample in zip(cut, data_samples)]
         raise ValueError(f"mode must be tensor, loss or predict, got {mode!r}")
+
+
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """One minus the mean overlap of the classes that occur (soft Dice; Milletari et al., 3DV 2016, eq. 3, unsquared).
+
+    Args:
+        logits: `[batch, classes, H, W]`.
+        labels: `[batch, H, W]` int64; 255 doesn't count.
+    """
+    counted = (labels != IGNORED)[:, None]
+    truth = F.one_hot(labels.where(labels != IGNORED, 0), logits.shape[1]).permute(0, 3, 1, 2) * counted
+    probabilities = logits.softmax(1) * counted
+    axes = (0, 2, 3)
+    occurs = (truth.sum(axes) > 0).float()
+    overlap = 2 * (probabilities * truth).sum(axes) / (probabilities + truth).sum(axes).clamp_min(1e-6)
+    return 1 - (overlap * occurs).sum() / occurs.sum().clamp_min(1)
 
 
 @METRICS.register_module()
