@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from mmengine.device import get_device
+from rich.console import Console
+from rich.progress import track
 
 from visionattn.engine import load_config, parse_options
 from visionattn.engine.cli import run_tool
@@ -37,11 +39,8 @@ def detect_or_segment(config: Any, args: argparse.Namespace, paths: List[Path]) 
         raise ValueError("--stride needs --window")
     device = resolve_device(args.device or get_device())
     model = load_dense_model(config, args.checkpoint, device, window, stride, args.batch_size or 1)
-    rows = []
-    for row in predict_files(model, paths, Path(args.out), args.threshold):
-        rows.append(row)
-        print(f"\r{len(rows)} of {len(paths)}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    steps = predict_files(model, paths, Path(args.out), args.threshold)
+    rows = list(track(steps, "images", len(paths), console=Console(stderr=True)))
     print_summary(rows)
     return rows
 

@@ -20,11 +20,10 @@ from visionattn.downstream import sliding_window
 from visionattn.downstream.windows import Side
 from visionattn.engine import openmmlab
 from visionattn.engine.checkpoint import load_weights
+from visionattn.engine.detection import to_detections
 from visionattn.engine.detections import Detections, detect_in_windows, encode_masks
 
 __all__ = ["DenseModel", "is_dense", "load_dense_model"]
-
-MASK_THRESHOLD = 0.5
 
 
 class DenseModel(NamedTuple):
@@ -100,9 +99,7 @@ class TorchvisionDetector:
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> Detections:
         device = next(self.model.parameters()).device
-        found = self.model([TF.pil_to_tensor(image).to(device)])[0]
-        masks = encode_masks(found["masks"][:, 0] > MASK_THRESHOLD) if "masks" in found else None
-        return Detections(found["boxes"].cpu(), found["labels"].cpu() - 1, found["scores"].cpu(), masks)
+        return to_detections(self.model([TF.pil_to_tensor(image).to(device)])[0])
 
 
 class ClassMap:

@@ -122,7 +122,7 @@ def print_summary(rows: Sequence[Dict[str, Any]], most: int = 5) -> None:
     table = Table("image", "found")
     for row in rows:
         counts = sorted(row["counts"].items(), key=lambda item: -item[1])
-        shown = [f"{name} {value:g}{'' if isinstance(value, int) else ' %'}" for name, value in counts[:most]]
+        shown = [f"{name}: {value:g}{'' if isinstance(value, int) else ' %'}" for name, value in counts[:most]]
         text = ", ".join(shown) + (", ..." if len(counts) > most else "")
         table.add_row(Path(row["path"]).name, f"[red]{row['error']}[/red]" if row["error"] else text or "nothing")
     console = Console()

@@ -188,7 +188,7 @@ def with_legend(picture: Image.Image, entries: Sequence[Tuple[str, float, Color]
     """A picture with a column beside it: colour, share of the area and name of each entry."""
     font = text_font(picture.size)
     row = round(1.6 * font.size)
-    texts = [f"{100 * share:.1f} %  {name}" for name, share, _ in entries]
+    texts = [f"{100 * share:.1f} %  {name}" if share >= 0.001 else f"<0.1 %  {name}" for name, share, _ in entries]
     width = math.ceil(max((font.getlength(text) for text in texts), default=0)) + 3 * row
     height = max(picture.height, row * (len(entries) + 1))
     canvas = Image.new("RGB", (picture.width + width, height), "white")
