@@ -83,7 +83,7 @@ def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]
             x, y = max(zip(positions, values), key=lambda point: point[1])
             accuracy.plot([x], [y], "o", color=color)
             accuracy.annotate(
-                f"best {y:.2f} %", (x, y), (4, -12), textcoords="offset points", ha="left", va="top", color=color
+                f"best {y:.2f} %", (x, y), (4, -8), textcoords="offset points", ha="right", va="top", color=color
             )
     if names:
         accuracy.legend(frameon=False, loc="lower right")
