@@ -15,4 +15,3 @@ model = dict(
 )
 optim_wrapper = dict(amp="bfloat16", optimizer=dict(lr=4e-4))
 train_cfg = dict(val_interval=3)
-env_cfg = dict(cudnn_benchmark=True)
