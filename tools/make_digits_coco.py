@@ -16,12 +16,12 @@ from visionattn.engine.digit_scenes import DigitScenes, write_digit_scenes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="folder to make")
-    parser.add_argument("--train", type=int, default=400, help="training scenes")
+    parser.add_argument("--train", type=int, default=800, help="training scenes")
     parser.add_argument("--val", type=int, default=100, help="validation scenes")
     parser.add_argument("--size", type=int, default=160, help="height and width in pixels")
-    parser.add_argument("--digits", type=int, nargs=2, default=(3, 8), metavar=("LEAST", "MOST"), help="per scene")
+    parser.add_argument("--digits", type=int, nargs=2, default=(2, 5), metavar=("LEAST", "MOST"), help="per scene")
     parser.add_argument(
-        "--scale", type=float, nargs=2, default=(0.2, 0.4), metavar=("LEAST", "MOST"), help="share of a scene's height"
+        "--scale", type=float, nargs=2, default=(0.3, 0.55), metavar=("LEAST", "MOST"), help="share of a scene's height"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes")

@@ -52,8 +52,8 @@ class DigitScenes:
     """
 
     size: int = 160
-    digits: Tuple[int, int] = (3, 8)
-    scale: Tuple[float, float] = (0.2, 0.4)
+    digits: Tuple[int, int] = (2, 5)
+    scale: Tuple[float, float] = (0.3, 0.55)
     seed: int = 0
 
     def __post_init__(self):

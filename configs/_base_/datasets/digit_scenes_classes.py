@@ -1,6 +1,6 @@
 """Digits on photographs as classes: `python tools/make_digits_coco.py data/digits_coco` makes them.
 
-No mirroring, a digit has its handedness.
+No augmentation: colours, places and photographs vary enough by themselves.
 """
 
 data_root = "data/digits_coco"
@@ -13,7 +13,7 @@ train_dataloader = dict(
         type="SemanticFolder",
         split="training",
         classes=_classes,
-        transforms=[dict(type="RandomPhotometricDistort", p=0.5)],
+        transforms=[],
     ),
     sampler=dict(type="EpochSampler", shuffle=True),
     collate_fn=dict(type="list_collate"),

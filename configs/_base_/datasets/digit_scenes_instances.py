@@ -1,6 +1,6 @@
 """Digits on photographs as instances: `python tools/make_digits_coco.py data/digits_coco` makes them.
 
-No mirroring, a digit has its handedness.
+No augmentation: colours, places and photographs vary enough by themselves.
 """
 
 data_root = "data/digits_coco"
@@ -12,7 +12,7 @@ train_dataloader = dict(
         type="CocoInstances",
         ann_file="annotations/instances_training.json",
         image_dir="images/training",
-        transforms=[dict(type="RandomPhotometricDistort", p=0.5)],
+        transforms=[],
         skip_empty=True,
     ),
     sampler=dict(type="EpochSampler", shuffle=True),

@@ -7,6 +7,7 @@ _base_ = ["digit_scenes_instances.py"]
 data_root = "data/digits_coco_640"
 
 _loader = dict(num_workers=8, persistent_workers=True, pin_memory=True)
-train_dataloader = dict(batch_size=16, **_loader)
+_distort = [dict(type="RandomPhotometricDistort", p=0.5)]  # no mirroring, a digit has its handedness
+train_dataloader = dict(batch_size=16, dataset=dict(transforms=_distort), **_loader)
 val_dataloader = dict(batch_size=10, **_loader)
 test_dataloader = val_dataloader
