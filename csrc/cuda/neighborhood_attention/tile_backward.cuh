@@ -99,7 +99,7 @@ __device__ __forceinline__ int warp_sum_bytes(const NeighborhoodParams& params, 
 // null.
 template <typename T, int kDim, int kPairs, bool kLined, bool kInverse, typename Listed>
 __device__ __forceinline__ void backward_units(const NeighborhoodParams& params, const NeighborhoodGradients& gradients,
-                                               const Plan& plan, const BackwardLayout& layout, const Place& place,
+                                               const Plan& plan, const BackwardLayout& known_layout, const Place& place,
                                                const Team<T>& team, const WarpPlace& warp, const Listed& listed,
                                                int columns, const float2* statistics, float* partial,
                                                unsigned char* memory) {
@@ -107,6 +107,10 @@ __device__ __forceinline__ void backward_units(const NeighborhoodParams& params,
   constexpr bool kHoldRows = kDim == 32 || (kDim == 64 && kLined);
   constexpr int kRowBytes = kDim * sizeof(T), kSteps = kRowBytes / 32;
   using Row = Rows<kRowBytes>;
+  const int bins = params.rpb == nullptr ? 1 : static_cast<int>(params.rpb_size());
+  // Working it out again for the role takes fewer registers, unless they are full of sums.
+  const BackwardLayout layout =
+      kPairs > 0 ? known_layout : BackwardLayout(plan, kRowBytes, bins, line_distances(params), kInverse, true);
   const int lane = threadIdx.x % 32, warp_index = team.warp, g = lane / 4, t = lane % 4;
   const int rows = plan.row_count(), width = plan.pairs * 16;
   const bool sum_bias = !kInverse && partial != nullptr;

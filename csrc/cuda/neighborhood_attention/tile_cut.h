@@ -143,9 +143,10 @@ struct Division {
 };
 
 // Blocks should fill the device, `resident` at a time on each of its multiprocessors, in one wave or else be many;
-// starting one takes `start` turns, and its teams work on a unit each. There are `copies` of each block.
+// starting one takes `start` turns, and its teams work on a unit each. There are `copies` of each block. If blocks are
+// `uneven`, as the two roles of a backward pass are, more waves even them out.
 inline Division divide_work(const Totals& totals, int64_t batch, int64_t copies, int64_t resident,
-                            int64_t multiprocessors, double start, int64_t teams) {
+                            int64_t multiprocessors, double start, int64_t teams, bool uneven) {
   const int64_t slots = resident * multiprocessors;
   Division best;
   const auto consider = [&](int64_t most, int64_t chunks) {
@@ -156,12 +157,13 @@ inline Division divide_work(const Totals& totals, int64_t batch, int64_t copies,
     }
     blocks *= chunks * copies;
     const double turns = double(divide_up(divide_up(batch, chunks) * most, teams)) + start;
-    double waves = blocks / slots, time = turns;
-    if (waves > 1 && most == 1) time = turns * (std::ceil(waves) + waves + 0.5) / 2;
+    const double waves = blocks / slots;
+    double time = uneven ? 1.1 * turns : turns;
+    if (waves > 1 && most == 1) time = turns * (std::ceil(waves) + waves + (uneven ? 0 : 0.5)) / 2;
     if (waves > 1 && most > 1) {
       // Blocks of classes with few boxes are shorter, and fill gaps.
       const double work = totals.blocks * copies * batch / teams + blocks * start;
-      time = std::max(turns, work / slots + 0.3 * turns);
+      time = std::max(time, work / slots + (uneven ? 0.3 : 0.6) * turns);
     }
     if (time < best.turns) best = {most, chunks, blocks, time};
   };

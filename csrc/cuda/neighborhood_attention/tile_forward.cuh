@@ -39,34 +39,42 @@ __global__ void __launch_bounds__(kForwardThreads<T, kDim>)
                         static_cast<uint32_t>(token_number(params, place, c))};
     output_offsets[row] = exists ? token_offset<sizeof(T)>(params, place, params.output, c) : kNoToken;
   });
+  const int head = place.head, head_kv = head / (params.heads / params.heads_kv);
+  const UnitList list(memory + layout.units + team.index * kUnitListBytes);
+  const int units = (place.units() - team.index + team.count - 1) / team.count;
+  Unit unit(params, plan, place);  // the last one on the list
+  if (team.index > 0) unit.advance(params, plan, place, team.index);
+  const auto list_next = [&](int i) {
+    if (warp_index > 0 || i >= units) return;
+    if (i > 0) unit.advance(params, plan, place, team.count);
+    list.set<sizeof(T)>(i, params, nullptr, unit, head, head_kv);
+  };
+  list_next(0);
+  list_next(1);
   __syncthreads();
 
-  const int head = place.head, head_kv = head / (params.heads / params.heads_kv);
   const int row_bytes = params.dim * static_cast<int>(sizeof(T));
-  const auto start = [&](auto part, const Unit& unit, int stage) {  // kFirst: queries and keys; kSecond: values
+  const auto start = [&](auto part, int i, int stage) {  // kFirst: queries and keys; kSecond: values
     constexpr Part kPart = decltype(part)::value;
+    const UnitStarts& starts = list[i];
     const uint32_t target = shared_address(memory) + team.index * layout.team + stage * layout.stage;
     if constexpr (kPart != kSecond) {
-      copy_tokens<kRowBytes, kFirst>(team, target + layout.queries, 0, unit_start<sizeof(T)>(params.query, unit, head),
-                                     nullptr, row_offsets, plan.row_count(), row_bytes);
+      copy_tokens<kRowBytes, kFirst>(team, target + layout.queries, 0, starts.views[0], nullptr, row_offsets,
+                                     plan.row_count(), row_bytes);
     }
-    copy_tokens<kRowBytes, kPart>(
-        team, target, target + layout.values, unit_start<sizeof(T)>(params.key, unit, head_kv),
-        unit_start<sizeof(T)>(params.value, unit, head_kv), column_offsets, columns, row_bytes);
+    copy_tokens<kRowBytes, kPart>(team, target, target + layout.values, starts.views[1], starts.views[2],
+                                  column_offsets, columns, row_bytes);
     commit_copies();
   };
   constexpr std::integral_constant<Part, kFirst> queries_keys;
   constexpr std::integral_constant<Part, kSecond> values;
   constexpr std::integral_constant<Part, kBoth> all;
   if constexpr (kLined) clear_past<kRowBytes, kRows>(memory, layout, plan, columns, layout.values);
-  Unit unit(params, plan, place);
-  const int units = (place.units() - team.index + team.count - 1) / team.count;
-  if (team.index > 0) unit.advance(params, plan, place, team.index);
   if (units > 0) {
     if (plan.split) {
-      start(queries_keys, unit, 0);
+      start(queries_keys, 0, 0);
     } else {
-      start(all, unit, 0);
+      start(all, 0, 0);
     }
   }
 
@@ -93,17 +101,16 @@ __global__ void __launch_bounds__(kForwardThreads<T, kDim>)
 
   int stage = 0;
   const bool mine = !warp.empty;
-  for (int left = units; left > 0; --left) {
-    const bool more = left > 1;
-    Unit next = unit;
-    if (more) next.advance(params, plan, place, team.count);
+  for (int i = 0; i < units; ++i) {
+    const bool more = i + 1 < units;
     wait_copies();
     team.sync();
     if (plan.split) {
-      start(values, unit, 0);
+      start(values, i, 0);
     } else if (plan.stages == 2 && more) {
-      start(all, next, stage ^ 1);
+      start(all, i + 1, stage ^ 1);
     }
+    list_next(i + 2);
     unsigned char* buffer = memory + team.index * layout.team + stage * layout.stage;
     const uint32_t key_base = shared_address(buffer), value_base = key_base + layout.values;
     float output[kDim / 8][4] = {}, sum[4] = {};  // the sum of a row's weights is in sum[0], of row + 8 in sum[2]
@@ -167,7 +174,7 @@ __global__ void __launch_bounds__(kForwardThreads<T, kDim>)
       if (plan.split) {
         wait_copies();
         team.sync();
-        if (more) start(queries_keys, next, 0);
+        if (more) start(queries_keys, i + 1, 0);
       }
       if (mine) accumulate(0, weights);
     } else if (mine) {
@@ -181,22 +188,21 @@ __global__ void __launch_bounds__(kForwardThreads<T, kDim>)
       const float normaliser[2] = {__fdividef(1.f, sum[0]), __fdividef(1.f, sum[2])};
       if (store_lse) {
         const int h = lane % 2;
-        static_cast<float*>(params.lse)[unit_number(params, unit) * params.heads + lse_offset] =
+        static_cast<float*>(params.lse)[list[i].number * params.heads + lse_offset] =
             ((h == 0 ? maximum[0] : maximum[1]) * log2_scale + log2_approximate(h == 0 ? sum[0] : sum[2])) *
             0.6931471805599453f;
       }
       unsigned char* staging =
           plan.split ? memory + layout.places + team.index * plan.row_count() * kRowBytes : buffer + layout.queries;
-      store_rows<T, kDim>(unit_start<sizeof(T)>(params.output, unit, head), output_offsets + warp_index * kRows,
-                          row_bytes, output, normaliser, staging, warp_index * kRows);
+      store_rows<T, kDim>(list[i].views[3], output_offsets + warp_index * kRows, row_bytes, output, normaliser, staging,
+                          warp_index * kRows);
     }
     if (plan.stages == 2) {
       stage ^= 1;
     } else if (!plan.split) {
       team.sync();
-      if (more) start(all, next, 0);
+      if (more) start(all, i + 1, 0);
     }
-    unit = next;
   }
 }
 

@@ -15,7 +15,7 @@ VISIONATTN_HOST_DEVICE int32_t position_bytes(int32_t element) { return element 
 
 struct ForwardLayout {
   int32_t values, queries, stage, team;  // keys come first; `stage` is the size of all three, `team` of a team's stages
-  int32_t table, bias, columns, rows, results, positions, places, total;
+  int32_t table, units, bias, columns, rows, results, positions, places, total;
 
   VISIONATTN_HOST_DEVICE ForwardLayout(const Plan& plan, int row_bytes, int32_t bins, int32_t distances) {
     const int32_t width = plan.line_pairs[0] > 0 ? 0 : plan.warp_count() * plan.pairs * 16;
@@ -24,7 +24,8 @@ struct ForwardLayout {
     stage = queries + plan.row_count() * row_bytes;
     team = stage * plan.stages;
     table = (team * plan.teams + 15) / 16 * 16;
-    columns = table + width * 16 * plan.element + plan.warps[2] * plan.table_line(false) * (distances + 1);
+    units = table + width * 16 * plan.element + plan.warps[2] * plan.table_line(false) * (distances + 1);
+    columns = units + plan.teams * kUnitListBytes;
     rows = columns + plan.columns[0] * 8;
     places = (rows + plan.row_count() * 8 + 15) / 16 * 16;
     // If the plan is split, results leave by a buffer of their own, where places were.

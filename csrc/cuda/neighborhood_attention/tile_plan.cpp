@@ -215,9 +215,13 @@ class Planner {
     const Plan& plan = launch.plan;
     const bool lined = plan.line_pairs[0] > 0;
     // A block's start takes as long as some of its units, less where they are long or teams share it.
-    const double start = plan.plain ? 0.5 : (backward_ ? 4 : 2) * (lined ? 0.6 : 1) * (1 + 1.0 / plan.teams) / 2;
+    const double start = plan.plain ? 0.5
+                                    : (!backward_      ? 2
+                                       : element_ == 2 ? 5
+                                                       : 4) *
+                                          (lined ? 0.6 : 1) * (1 + 1.0 / plan.teams) / 2;
     const Division division = divide_work(totals, params_.batch, params_.heads * (backward_ ? 2 : 1), resident,
-                                          device_.multiprocessors, start, plan.teams);
+                                          device_.multiprocessors, start, plan.teams, backward_ && element_ == 2);
     // What comes to a single buffer is waited for, if there are no other warps to work meanwhile.
     const int32_t teams = resident * plan.teams;
     const double bytes = lined ? 2.0 * totals.mean_columns * dim_ * element_ : 0;
@@ -232,13 +236,13 @@ class Planner {
 
   // Instructions per clock cycle: more with more warps, and with more teams that don't wait for each other.
   double rate(const Plan& plan, const Totals& totals, int32_t teams) const {
-    constexpr double kAlone[] = {0, 0.8, 0.9, 0.97, 1};
+    constexpr double kAlone[2][5] = {{0, 0.8, 0.9, 0.97, 1}, {0, 0.9, 0.95, 0.97, 1}};
     const double warps = std::min(16.0, totals.warps / totals.blocks * teams);
     if (plan.line_pairs[0] > 0) return 2.2 * std::pow(warps / 16, 0.4);  // long units, and waiting is counted apart
     const double waiting = plan.stages == 2 ? 1 : plan.split || backward_ ? 0.95 : 0.88;
     const double conflicts = plan.warps[2] > 1 ? 0.94 : 1;
-    return 2.2 * std::pow(warps / 16, 0.5) * std::pow(std::min(1.0, warps / 6), 0.5) * kAlone[min_of(teams, 4)] *
-           waiting * conflicts;
+    return 2.2 * std::pow(warps / 16, 0.5) * std::pow(std::min(1.0, warps / 6), 0.5) *
+           kAlone[backward_ && element_ == 2][min_of(teams, 4)] * waiting * conflicts;
   }
 
   // Instructions of the warps of a block for one unit, as counted in profiles.
