@@ -215,7 +215,7 @@ VISIONATTN_HOST_DEVICE char* unit_start(const View& view, const Unit& unit, int3
 }
 
 // Where a unit's data start in the views that are used: query, key, value, output, and the gradients of output, query,
-// key and value; and its number, see unit_number. The first warp of a team keeps a list of them, a unit ahead.
+// key and value; and its number, see unit_number. The first warp of a team keeps a list of them, some units ahead.
 struct UnitStarts {
   static constexpr int32_t kListed = 4;
   char* views[8];
