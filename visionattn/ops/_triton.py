@@ -179,7 +179,8 @@ class TritonOperator:
         return outputs[0]
 
     def _gradients(self, ctx: Any, grad: Optional[Tensor], *_: None) -> tuple:
-        tensors, saved = ctx.saved_tensors[: self.tensors], ctx.saved_tensors[self.tensors :]
+        saved = ctx.saved_tensors
+        tensors, saved = saved[: self.tensors], saved[self.tensors :]
         gradients: Sequence[Optional[Tensor]] = [None] * self.tensors
         if grad is not None:
             args = (grad, *tensors, *ctx.rest, *saved)

@@ -31,7 +31,7 @@ TUNING = {
     "add_mean_gradient": ((64, 4, 0), (64, 4, 0), (64, 8, 0)),
 }
 TUNING_WEIGHTED = {
-    "collect": ((64, 4, 4), (32, 4, 3), (64, 8, 2)),
+    "collect": ((64, 4, 4), (32, 4, 4), (64, 8, 2)),
     "key_backward": ((64, 8, 4), (64, 4, 4), (32, 4, 4)),
 }
 # Of sines and cosines: as exact as the features that they are multiplied with.

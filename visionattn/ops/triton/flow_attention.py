@@ -24,7 +24,8 @@ class Plan(NamedTuple):
     rows: int
     splits: int
     narrow: dict[str, int]  # compile-time sizes of sweeps over queries or keys alone
-    wide: dict[str, Any]  # of the others
+    wide: dict[str, Any]  # of the others, forward
+    back: dict[str, Any]  # and backward, with tiles that leave their sums room in registers
     launch: dict[str, int]
 
 
@@ -38,17 +39,21 @@ def _plan(device: torch.device, dtype: torch.dtype, query: torch.Size, value: to
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     pieces = triton.cdiv(max(tokens, sources), 128)
     splits = max(1, min(pieces, PROGRAMS * processors // rows, MOST_SPLITS))
-    tile = 64 if width <= 64 else 32
-    precision = "bf16x3" if width > 64 or dtype != torch.float32 else "tf32x3"
-    narrow = dict(D=dim, BD=block, BN=tile)
+    tile, warps = (64, 4) if width <= 64 else (32, 8)
+    exact = "tf32x3" if dtype == torch.float32 and width <= 64 else "bf16x3"
+    precision = "bf16" if dtype == torch.bfloat16 else exact
+    rows_apart = 256 * warps // width  # before a thread, with 8 channels of each row of a tile, gets its next one
+    narrow = dict(D=dim, BD=block, BN=tile, ROWS=max(1, min(tile, rows_apart)))
     wide = dict(narrow, DV=value_dim, BV=block_v, PRECISION=precision)
-    return Plan(rows, splits, narrow, wide, dict(num_warps=4 if width <= 64 else 8))
+    # Gradients of queries are differences, which rounded factors would leave three times as far off.
+    back = dict(wide, PRECISION=exact, BN=32, ROWS=max(1, min(32, rows_apart)))
+    return Plan(rows, splits, narrow, wide, back, dict(num_warps=warps, num_stages=1))
 
 
 def forward(
     query: Tensor, key: Tensor, value: Tensor, eps: float, flow_eps: float, clamp: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, splits, narrow, wide, launch = _plan(query.device, query.dtype, query.shape, value.shape)
+    rows, splits, narrow, wide, _, launch = _plan(query.device, query.dtype, query.shape, value.shape)
     out, vectors, state = allocate(query, value)
     (_, heads, tokens, _), sources = query.shape, key.shape[2]
     grid = (rows, splits)
@@ -83,7 +88,7 @@ def backward(
     vectors: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, splits, _, wide, launch = _plan(query.device, query.dtype, query.shape, value.shape)
+    rows, splits, _, _, wide, launch = _plan(query.device, query.dtype, query.shape, value.shape)
     (_, heads, tokens, _), sources = query.shape, key.shape[2]
     grid = (rows, splits)
     grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
