@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests.parity import load_fixture, official_state_dict
+from visionattn.engine.digit_scenes import DigitScenes, write_digit_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,12 +30,18 @@ def _commands() -> list[str]:
     return [line.partition("#")[0].strip() for line in lines if line.strip()]
 
 
+ONE_EPOCH = "--cfg-options train_cfg.max_epochs=1 'param_scheduler=[]'"
 # What a snippet measures in earnest, the test measures in passing.
 SMALLER = {
+    "make_digits_coco.py data/digits_coco": "make_digits_coco.py data/digits_coco --train 8 --val 2 --overwrite",
+    "_torchvision.py\npython tools/predict": f"_torchvision.py {ONE_EPOCH}\npython tools/predict",
+    "_smp.py\npython tools/predict": f"_smp.py {ONE_EPOCH}\npython tools/predict",
+    "export.py van_b0 --checkpoint van_b0.pth": "export.py van_test --out-indices 0 --img-size 32",
     "dinat_tiny swin_tiny_patch4_window7_224": "dinat_test nat_test --batch-size 2 --seconds 0.01",
     "--suite cpu": "--suite cpu --cases 'stage 3' --seconds 0.01",
 }
 TOOLS = [line for line in _commands() if line.startswith("python tools/")]
+SCRIPTS = [block for block in _blocks("bash") if "python tools/" in block]
 MAKE = [line for line in _commands() if line.startswith("make ")]
 OTHER = [line for line in _commands() if line not in TOOLS + MAKE]
 
@@ -49,6 +56,7 @@ def folder(tmp_path_factory) -> Path:
     (path / "photos").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path / "photos" / "noise.png")
+    list(write_digit_scenes(path / "data" / "digits_coco", DigitScenes(), {"training": 8, "validation": 2}))
     return path
 
 
@@ -63,11 +71,12 @@ def test_python_snippets(folder):
     _run([sys.executable, "-c", "\n".join(_blocks("python"))], folder)
 
 
-@pytest.mark.parametrize("line", TOOLS)
-def test_tools(folder, line):
+@pytest.mark.parametrize("script", SCRIPTS, ids=[block.splitlines()[0] for block in SCRIPTS])
+def test_tools(folder, script):
     for shown, smaller in SMALLER.items():
-        line = line.replace(shown, smaller)
-    _run(["bash", "-c", line.replace("python", shlex.quote(sys.executable), 1)], folder)
+        script = script.replace(shown, smaller)
+    script = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", script, flags=re.MULTILINE)
+    _run(["bash", "-e", "-c", script], folder)
 
 
 def test_make_targets_exist():
