@@ -17,7 +17,7 @@ train_dataloader = dict(
         ann_file="annotations/instances_training.json",
         data_prefix=dict(img="images/training"),
         filter_cfg=dict(filter_empty_gt=True),
-        pipeline=[*_load, dict(type="PhotoMetricDistortion"), dict(type="PackDetInputs")],
+        pipeline=[*_load, dict(type="PackDetInputs")],
     ),
 )
 val_dataloader = dict(
