@@ -56,8 +56,8 @@ def sliding_window(
     """Averages a segmenter's logits over overlapping windows.
 
     The windows go over the image row by row. What a row of windows completes is averaged, reduced and put away, so that
-    full-depth logits are held of one window height only: with `reduce`, the image's size hardly counts. The windows of
-    mmsegmentation's "slide" mode are the same ones.
+    full-depth logits are held of one window's height only: with `reduce`, batch * classes * window height * image width
+    numbers, twice that while windows overlap. mmsegmentation's "slide" mode has the same windows.
 
     Args:
         model: Takes windows `[n, channels, h, w]`, returns logits `[n, classes, h, w]`; in eval mode.
@@ -111,7 +111,7 @@ def sliding_window(
                 band[i, :, :, left : left + width] += values
         ready = following - top
         rows = torch.tensor([sum(t <= y < t + height for t in tops) for y in range(top, following)])
-        mean = band[:, :, :ready] / (rows[:, None] * columns).to(band)
+        mean = band[:, :, :ready].div_((rows[:, None] * columns).to(band))
         done = mean if reduce is None else reduce(mean)
         if done.ndim != 4 or done.shape[::2] + done.shape[3:] != (count, ready, size[1]):
             raise ValueError(
@@ -120,5 +120,7 @@ def sliding_window(
         if result is None:
             result = done.new_empty(count, done.shape[1], *size)
         result[:, :, top:following] = done
-        band = torch.cat([band[:, :, ready:], torch.zeros_like(band[:, :, :ready])], 2)
+        unfinished = band[:, :, ready:].clone()
+        band[:, :, : height - ready] = unfinished
+        band[:, :, height - ready :] = 0
     return result

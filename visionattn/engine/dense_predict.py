@@ -93,7 +93,7 @@ def area_shares(class_map: np.ndarray, classes: Sequence[str]) -> Dict[str, floa
     """Percentages of the area by class name, the largest first."""
     counts = np.bincount(class_map[class_map < len(classes)], minlength=len(classes))
     order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    return {classes[i]: round(100 * counts[i] / class_map.size, 2) for i in order}
+    return {classes[i]: round(100 * int(counts[i]) / class_map.size, 2) for i in order}
 
 
 def class_map_image(class_map: np.ndarray, count: int) -> Image.Image:
