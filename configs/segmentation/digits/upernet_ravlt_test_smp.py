@@ -10,3 +10,9 @@ _base_ = [
 model = dict(
     type="Segmenter", method="UPerNet", name="ravlt_test", num_classes=11, model_args=dict(decoder_channels=64)
 )
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=0.3, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=True, begin=0.3, end=12, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=12)
