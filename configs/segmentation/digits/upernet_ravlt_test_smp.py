@@ -7,9 +7,7 @@ _base_ = [
     "../../_base_/runtime/segmentation.py",
 ]
 
-model = dict(
-    type="Segmenter", method="UPerNet", name="ravlt_test", num_classes=11, model_args=dict(decoder_channels=64)
-)
+model = dict(name="ravlt_test")
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=True, begin=0, end=0.3, convert_to_iter_based=True),
