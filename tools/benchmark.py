@@ -68,9 +68,10 @@ def main() -> None:
         )
         for name, mode, how in settings
     ]
-    rows = []
-    for row in track(in_turns(benchmark_model, calls, args.jobs), "measuring", len(calls), console=console):
-        rows.append(row)
+    found = {}
+    for position, row in track(in_turns(benchmark_model, calls, args.jobs), "measuring", len(calls), console=console):
+        found[position] = row
+        rows = [found[i] for i in sorted(found)]
         if args.out:
             write_report(args.out / "benchmark.json", rows)
     table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")

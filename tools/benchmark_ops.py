@@ -59,20 +59,24 @@ def main() -> None:
             table = Table(
                 "case", "pass", "by", "ms", "floor, ms", "over floor", "goal", "launch, us", title=f"{name}, {dtype}"
             )
+            earlier = list(rows)
             passes = [mode == "training" for mode in args.mode]
             calls = [
                 (case, floor, device, dtype, [contestant], passes, args.seconds)
                 for case in cases
                 for contestant in args.contestants
             ]
-            for measured in track(in_turns(measure_case, calls, args.jobs), "measuring", len(calls), console=console):
-                for row in measured:
-                    rows.append({"device": name, "dtype": dtype, **row})
-                    numbers = [row[key] for key in ("ms", "floor_ms", "over_floor", "goal", "launch_us")]
-                    cells = ["" if x is None else f"{x:.3g}" for x in numbers]
-                    table.add_row(row["case"], row["pass"], row["contestant"], row["error"] or cells[0], *cells[1:])
+            found = {}
+            steps = in_turns(measure_case, calls, args.jobs)
+            for position, measured in track(steps, "measuring", len(calls), console=console):
+                found[position] = [{"device": name, "dtype": dtype, **row} for row in measured]
+                rows = [*earlier, *(row for i in sorted(found) for row in found[i])]
                 if args.out:
                     write_report(args.out / "benchmark_ops.json", rows, devices=devices)
+            for row in rows[len(earlier) :]:
+                numbers = [row[key] for key in ("ms", "floor_ms", "over_floor", "goal", "launch_us")]
+                cells = ["" if x is None else f"{x:.3g}" for x in numbers]
+                table.add_row(row["case"], row["pass"], row["contestant"], row["error"] or cells[0], *cells[1:])
             console.print(table)
     if args.out:
         draw_over_floor(rows, args.out / "benchmark_ops.png")

@@ -16,10 +16,10 @@ def hold_turn(index: int, seconds: float) -> tuple:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_results_keep_their_order_and_turns_do_not_overlap(jobs: int):
-    spans = list(in_turns(hold_turn, [(i, 0.05) for i in range(4)], jobs))
-    assert [index for index, _, _ in spans] == [0, 1, 2, 3]
-    ordered = sorted((start, end) for _, start, end in spans)
+def test_results_name_their_calls_and_turns_do_not_overlap(jobs: int):
+    results = dict(in_turns(hold_turn, [(i, 0.05) for i in range(4)], jobs))
+    assert {position: index for position, (index, _, _) in results.items()} == {i: i for i in range(4)}
+    ordered = sorted((start, end) for _, start, end in results.values())
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ordered))
 
 

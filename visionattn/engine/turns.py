@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
-from typing import Any, Callable, Iterator, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Sequence, Tuple, TypeVar
 
 __all__ = ["in_turns", "turn"]
 
@@ -23,7 +23,7 @@ def _share(lock: AbstractContextManager[Any]) -> None:
     _turn = lock
 
 
-def in_turns(measure: Callable[..., Result], calls: Sequence[Sequence[Any]], jobs: int) -> Iterator[Result]:
+def in_turns(measure: Callable[..., Result], calls: Sequence[Sequence[Any]], jobs: int) -> Iterator[Tuple[int, Result]]:
     """Calls a function once per list of arguments, in several processes that take turns where it says `turn()`.
 
     Args:
@@ -32,7 +32,7 @@ def in_turns(measure: Callable[..., Result], calls: Sequence[Sequence[Any]], job
         jobs: Processes; with one the calls run here.
 
     Yields:
-        The results, in the order of the calls.
+        Position of a call and its result, as they are done: what takes long holds nothing back.
 
     Raises:
         ValueError: jobs below 1.
@@ -40,8 +40,10 @@ def in_turns(measure: Callable[..., Result], calls: Sequence[Sequence[Any]], job
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if jobs == 1:
-        yield from (measure(*arguments) for arguments in calls)
+        yield from ((position, measure(*arguments)) for position, arguments in enumerate(calls))
         return
     context = get_context("spawn")  # a forked process can't use CUDA
     with ProcessPoolExecutor(jobs, context, _share, (context.Lock(),)) as pool:
-        yield from pool.map(measure, *zip(*calls))
+        futures = {pool.submit(measure, *arguments): position for position, arguments in enumerate(calls)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
