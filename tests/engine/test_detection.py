@@ -8,7 +8,8 @@ import torch
 from mmengine.registry import DATASETS, METRICS, MODELS
 
 from tests.engine.dense import NARROW, dense_config, make_scenes
-from tests.engine.helpers import training_losses
+from tests.engine.helpers import CONFIGS, training_losses
+from visionattn.engine import load_config
 from visionattn.engine.checkpoint import CheckpointError, atomic_save, read_checkpoint
 from visionattn.engine.coco import check_annotations
 from visionattn.engine.detection import average_precision
@@ -18,7 +19,21 @@ from visionattn.engine.optim import parameter_groups
 from visionattn.engine.seeding import SampleKey
 from visionattn.engine.train import dry_run, evaluate, train
 
+DIGITS = "0123456789"
 ANNOTATIONS = "annotations/instances_validation.json"
+
+
+RECIPES = [*CONFIGS.glob("detection/digits/*_torchvision.py"), *CONFIGS.glob("segmentation/digits/*_smp.py")]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES), ids=lambda path: path.stem)
+def test_recipe(path):
+    config = load_config(str(path))
+    assert config.train_cfg.max_epochs == config.param_scheduler[-1].end
+    assert config.train_dataloader.dataset.root == config.data_root
+    assert config.val_dataloader.dataset.root == config.data_root
+    assert config.default_hooks.checkpoint.best in ("bbox_map", "miou")
+    assert MODELS.build(config.model).num_classes == len(DIGITS) + (config.model.type == "Segmenter")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,7 @@ def test_items(scenes):
     assert target["labels"].min() >= 1
     assert not target["padding"]
     assert data[SampleKey(0, padding=True)]["data_samples"]["padding"]
-    assert data.metainfo["classes"] == tuple("0123456789")
+    assert data.metainfo["classes"] == tuple(DIGITS)
 
 
 def test_augmentation_moves_everything_and_drops_what_is_gone(scenes):
@@ -177,7 +192,7 @@ def test_from_training_to_evaluation(scenes, tmp_path):
     rows = [row for row in read_history(tmp_path / "whole" / "history.jsonl") if "val_bbox_map" in row]
     assert len(rows) == 2
     best = read_checkpoint(tmp_path / "whole" / "best.pth")
-    assert best["meta"]["classes"] == list("0123456789")
+    assert best["meta"]["classes"] == list(DIGITS)
     tested = evaluate(dense_config("detection", scenes, tmp_path / "test"), tmp_path / "whole" / "last.pth")
     assert {f"val_{name}": value for name, value in tested.items()} == {
         k: v for k, v in rows[-1].items() if k.startswith("val_")
