@@ -92,9 +92,10 @@ def test_install_commands():
         assert (pip, install) == ("pip", "install")
         for setting in settings:
             assert setting.split("=")[0] in setup
-        name, _, extra = target.partition("[")
+        name, _, extras = target.rstrip("]").partition("[")
         assert name == "."
-        assert not extra or re.search(rf"^{extra.rstrip(']')} = \[", project, flags=re.MULTILINE)
+        for extra in extras.split(",") if extras else ():
+            assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE), extra
 
 
 def test_table_of_models_is_current():

@@ -13,6 +13,7 @@ from tests.engine.helpers import CONFIGS
 from visionattn.engine import load_config
 from visionattn.engine.detection import Detector
 from visionattn.engine.digit_scenes import DigitScenes, write_digit_scenes
+from visionattn.engine.segmentation import Segmenter
 
 TASKS = {
     "detection": "detection/digits/mask_rcnn_dinat_test_torchvision.py",
@@ -59,7 +60,7 @@ def dense_config(task: str, data: Path, work_dir: Path, **overrides: Any) -> Con
 
 
 @MODELS.register_module(force=True)
-class NearlyRight(Detector):
+class NearlyRightDetector(Detector):
     """A detector that is trained as any, but finds the true instances, a little aside and not all of them."""
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
@@ -76,3 +77,14 @@ class NearlyRight(Detector):
                 {**result, "boxes": boxes, "masks": masks, "labels": target["labels"][:count], "scores": scores}
             )
         return found
+
+
+@MODELS.register_module(force=True)
+class NearlyRightSegmenter(Segmenter):
+    """A segmenter that is trained as any, but finds the true classes, two pixels aside."""
+
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:
+        results = super().forward(inputs, data_samples, mode)
+        if mode != "predict":
+            return results
+        return [{**result, "prediction": result["labels"].long().roll(2, -1)} for result in results]

@@ -118,9 +118,9 @@ def dense(folder: Path) -> dict:
     scenes = make_scenes(folder / "scenes")
     result = {}
     for task in TASKS:
-        options = {"train_cfg__max_epochs": 1}
-        if task == "detection":
-            options["model__type"] = "NearlyRight"  # after a single step there would be nothing to compare
+        # after a single step there would be nothing to compare
+        nearly_right = {"detection": "NearlyRightDetector", "segmentation": "NearlyRightSegmenter"}[task]
+        options = {"train_cfg__max_epochs": 1, "model__type": nearly_right}
         for kind in ("ddp", "fsdp"):
             work_dir = folder / f"{task}_{kind}"
             port = free_port()
