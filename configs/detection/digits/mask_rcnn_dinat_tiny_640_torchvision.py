@@ -1,4 +1,4 @@
-"""Mask R-CNN on DiNAT-Tiny from scratch, for digits on photographs of 640 pixels: ten minutes on an NVIDIA H200."""
+"""Mask R-CNN on DiNAT-Tiny from scratch, for digits on photographs of 640 pixels."""
 
 _base_ = [
     "../../_base_/datasets/digit_scenes_instances_640.py",
