@@ -19,7 +19,7 @@ from visionattn.engine.devices import device_name, resolve_device
 from visionattn.engine.turns import turn
 from visionattn.utils.flops import count_macs
 
-__all__ = ["benchmark_model", "peak_memory", "time_median"]
+__all__ = ["benchmark_model", "peak_memory", "release", "time_median"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -155,7 +155,7 @@ def benchmark_model(
         images = images.contiguous(memory_format=torch.channels_last)
     _measure(row, net, images, DTYPES[dtype], training, compiled, seconds)
     del net, images
-    _release(target)
+    release(target)
     return row
 
 
@@ -180,7 +180,7 @@ def _measure(
         row["error"] = "out of memory"
 
 
-def _release(device: torch.device) -> None:
+def release(device: torch.device) -> None:
     """Gives back what a model took: the next one must find its memory, and torch.compile's count of recompilations."""
     torch.compiler.reset()
     gc.collect()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from visionattn.engine.benchmark import DTYPES, peak_memory, time_median
+from visionattn.engine.benchmark import DTYPES, peak_memory, release, time_median
 from visionattn.engine.classifier import create_net
 from visionattn.engine.devices import device_name, resolve_device
 
@@ -96,7 +95,7 @@ def benchmark_step(
     except torch.OutOfMemoryError:
         row["error"] = "out of memory"
     del model
-    gc.collect()  # detectors hold themselves in cycles, and their memory would count for the next
+    release(target)  # detectors hold themselves in cycles, and their memory would count for the next
     return row
 
 
