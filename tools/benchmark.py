@@ -42,6 +42,9 @@ def main() -> None:
     parser.add_argument("--compile", nargs="+", default=["eager"], choices=("eager", "compiled"), help="how it is run")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each median")
+    parser.add_argument(
+        "--latency", action=argparse.BooleanOptionalAction, default=True, help="also time single images (forward)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile side by side and measure in turn")
     parser.add_argument("--out", type=Path, help="folder for benchmark.json and benchmark.png")
@@ -65,6 +68,7 @@ def main() -> None:
             how == "compiled",
             args.channels_last,
             args.seconds,
+            args.latency,
         )
         for name, mode, how in settings
     ]
@@ -82,7 +86,8 @@ def main() -> None:
         table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
     console.print(table)
     if args.out:
-        shown = {key: COLUMNS[key] for key in ("images_per_s", "latency_ms", "memory_mib")}
+        measured = ("images_per_s", "latency_ms", "memory_mib") if args.latency else ("images_per_s", "memory_mib")
+        shown = {key: COLUMNS[key] for key in measured}
         draw_bars(
             rows, shown, args.out / "benchmark.png", f"{rows[0]['device']}, {args.dtype}, batch {args.batch_size}"
         )

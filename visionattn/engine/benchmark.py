@@ -98,6 +98,7 @@ def benchmark_model(
     compiled: bool = False,
     channels_last: bool = False,
     seconds: float = 2.0,
+    latency: bool = True,
     model_args: Optional[Dict[str, Any]] = None,
 ) -> Dict[str, Any]:
     """Measures one model in one setting.
@@ -106,17 +107,18 @@ def benchmark_model(
         name: Any model that timm knows, ours included.
         device: "cpu" or a CUDA device.
         dtype: "float32", or "bfloat16" or "float16" through autocast.
-        batch_size: Images per step for throughput and memory. Latency is that of a single image.
+        batch_size: Images per step for throughput and memory.
         img_size: Height and width; the model's own by default.
         training: A training step (forward, loss, backward, AdamW) instead of a forward pass.
         compiled: Through `torch.compile`.
         channels_last: Weights and images in channels-last memory format.
         seconds: Time for each median.
+        latency: Also time a forward pass of a single image; a compiled model is compiled once more for it.
         model_args: Further arguments of the model.
 
     Returns:
         `label, model, mode, img_size, batch_size, device, dtype, params_m` (millions), `gmacs` (None if it can't be
-        counted), `images_per_s, latency_ms` (None in training), `memory_mib`, and `error` (None or "out of memory").
+        counted), `images_per_s, latency_ms` (None in training, or not asked for), `memory_mib`, and `error` (None or "out of memory").
 
     Raises:
         ValueError: an unknown model, device or dtype, or a number out of range.
@@ -153,7 +155,7 @@ def benchmark_model(
     images = torch.randn(batch_size, 3, size, size, device=target)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    _measure(row, net, images, DTYPES[dtype], training, compiled, seconds)
+    _measure(row, net, images, DTYPES[dtype], training, compiled, seconds, latency and not training)
     del net, images
     release(target)
     return row
@@ -167,6 +169,7 @@ def _measure(
     training: bool,
     compiled: bool,
     seconds: float,
+    latency: bool,
 ) -> None:
     """Fills in what is measured."""
     device = images.device
@@ -174,7 +177,7 @@ def _measure(
         step = (training_step if training else forward_step)(net, images, dtype, compiled)
         row["images_per_s"] = len(images) / time_median(lambda: step(images), device, seconds)
         row["memory_mib"] = peak_memory(lambda: step(images), device)
-        if not training:
+        if latency:
             row["latency_ms"] = 1000 * time_median(lambda: step(images[:1]), device, seconds)
     except torch.OutOfMemoryError:
         row["error"] = "out of memory"
