@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 
-from visionattn.engine.benchmark import DTYPES, time_median
+from visionattn.engine.benchmark import DTYPES, release, time_median
 from visionattn.engine.benchmark_suites import SUITES
 from visionattn.engine.benchmark_suites.problem import Problem
 from visionattn.engine.turns import turn
@@ -143,6 +143,5 @@ def measure_case(
             except (RuntimeError, NotImplementedError) as error:  # out of memory, or a peer that can't
                 row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
             rows.append(row)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            release(device)
     return rows
