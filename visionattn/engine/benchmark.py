@@ -118,7 +118,8 @@ def benchmark_model(
 
     Returns:
         `label, model, mode, img_size, batch_size, device, dtype, params_m` (millions), `gmacs` (None if it can't be
-        counted), `images_per_s, latency_ms` (None in training, or not asked for), `memory_mib`, and `error` (None or "out of memory").
+        counted), `images_per_s, latency_ms` (None in training, or not asked for), `memory_mib`, and `error` (None or
+        "out of memory").
 
     Raises:
         ValueError: an unknown model, device or dtype, or a number out of range.

@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import visionattn  # noqa: F401  registers our models with timm
 from visionattn.checkpoint import convert_checkpoint, load_checkpoint_file
+from visionattn.downstream.losses import IGNORED, dice_loss
 from visionattn.engine.config import model_data_config
 from visionattn.engine.images import IMAGE_SUFFIXES, load_image
 from visionattn.engine.metrics import TorchMetric
@@ -29,7 +30,6 @@ from visionattn.engine.transforms import build_transforms
 
 __all__ = ["MeanIoU", "Segmenter", "SegmenterPreprocessor", "SemanticFolder"]
 
-IGNORED = 255  # pixels that don't count
 # Those of segmentation-models-pytorch that take pyramids without dilated stages, and train every parameter.
 METHODS = ("UPerNet", "FPN", "Unet", "UnetPlusPlus", "MAnet", "Linknet", "PSPNet", "Segformer")
 DIVISOR = 32  # of the sizes that their decoders take
@@ -229,22 +229,6 @@ class Segmenter(BaseModel):
             cut = [{"prediction": found[:height, :width]} for found, (height, width) in zip(maps, sizes)]
             return [{**found, **sample} for found, sample in zip(cut, data_samples)]
         raise ValueError(f"mode must be tensor, loss or predict, got {mode!r}")
-
-
-def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """One minus the mean overlap of the classes that occur (soft Dice; Milletari et al., 3DV 2016, eq. 3, unsquared).
-
-    Args:
-        logits: `[batch, classes, H, W]`.
-        labels: `[batch, H, W]` int64; 255 doesn't count.
-    """
-    counted = (labels != IGNORED)[:, None]
-    truth = F.one_hot(labels.where(labels != IGNORED, 0), logits.shape[1]).permute(0, 3, 1, 2) * counted
-    probabilities = logits.softmax(1) * counted
-    axes = (0, 2, 3)
-    occurs = (truth.sum(axes) > 0).float()
-    overlap = 2 * (probabilities * truth).sum(axes) / (probabilities + truth).sum(axes).clamp_min(1e-6)
-    return 1 - (overlap * occurs).sum() / occurs.sum().clamp_min(1)
 
 
 @METRICS.register_module()

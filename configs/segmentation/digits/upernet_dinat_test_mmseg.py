@@ -10,5 +10,4 @@ _base_ = [
 model = dict(
     backbone=dict(model_name="dinat_test"),
     decode_head=dict(in_channels=[16, 32, 64, 128]),
-    auxiliary_head=dict(in_channels=64),
 )

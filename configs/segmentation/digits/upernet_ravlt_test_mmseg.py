@@ -10,5 +10,4 @@ _base_ = [
 model = dict(
     backbone=dict(model_name="ravlt_test"),
     decode_head=dict(in_channels=[16, 32, 64, 64]),
-    auxiliary_head=dict(in_channels=64),
 )

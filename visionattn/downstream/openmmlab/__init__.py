@@ -6,12 +6,14 @@ names. It changes nothing else: `mend_mmengine` and `enable_without_mmcv_ops` do
 
 from visionattn.downstream.openmmlab.backbone import VisionAttnBackbone
 from visionattn.downstream.openmmlab.layer_decay import LayerDecayOptimWrapperConstructor
+from visionattn.downstream.openmmlab.losses import BatchDiceLoss
 from visionattn.downstream.openmmlab.mend import mend_mmengine
 from visionattn.downstream.openmmlab.mmcv_ops import enable_without_mmcv_ops
 from visionattn.downstream.openmmlab.necks import FinerFPN
 from visionattn.downstream.openmmlab.weights import load_weights
 
 __all__ = [
+    "BatchDiceLoss",
     "FinerFPN",
     "LayerDecayOptimWrapperConstructor",
     "VisionAttnBackbone",
