@@ -3,19 +3,11 @@
 The paper does not tell DiNAT_s's drop path here: DiNAT's of the same size.
 """
 
-_base_ = [
-    "../../_base_/models/cascade_mask_rcnn.py",
-    "../../_base_/datasets/coco_instance_multiscale.py",
-    "../../_base_/schedules/coco_3x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "cascade_mask_rcnn_dinat_mini_fpn_3x_coco.py"
 
 model = dict(
     backbone=dict(
-        model_name="dinat_s_tiny",
-        drop_path_rate=0.3,
-        dilations="coco",
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/dinat_s_tiny.pth"),
+        model_name="dinat_s_tiny", drop_path_rate=0.3, init_cfg=dict(checkpoint="checkpoints/dinat_s_tiny.pth")
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -1,18 +1,5 @@
 """Mask R-CNN with DiNAT-Tiny on COCO, 3x: 48.6 box AP, 43.5 mask AP in the paper."""
 
-_base_ = [
-    "../../_base_/models/mask_rcnn.py",
-    "../../_base_/datasets/coco_instance_multiscale.py",
-    "../../_base_/schedules/coco_3x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "mask_rcnn_dinat_mini_fpn_3x_coco.py"
 
-model = dict(
-    backbone=dict(
-        model_name="dinat_tiny",
-        drop_path_rate=0.2,
-        dilations="coco",
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/dinat_tiny.pth"),
-    ),
-    neck=dict(in_channels=[64, 128, 256, 512]),
-)
+model = dict(backbone=dict(model_name="dinat_tiny", init_cfg=dict(checkpoint="checkpoints/dinat_tiny.pth")))

@@ -1,18 +1,5 @@
 """Mask R-CNN with L2ViT-Small on COCO, 3x."""
 
-_base_ = [
-    "../../_base_/models/mask_rcnn.py",
-    "../../_base_/datasets/coco_instance_multiscale.py",
-    "../../_base_/schedules/coco_3x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "mask_rcnn_l2vit_tiny_fpn_3x_coco.py"
 
-model = dict(
-    backbone=dict(
-        model_name="l2vit_small",
-        drop_path_rate=0.2,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/l2vit_small.pth"),
-    ),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
-optim_wrapper = dict(paramwise_cfg=None)
+model = dict(backbone=dict(model_name="l2vit_small", init_cfg=dict(checkpoint="checkpoints/l2vit_small.pth")))

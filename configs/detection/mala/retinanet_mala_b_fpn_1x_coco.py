@@ -1,17 +1,8 @@
 """RetinaNet with MAViT-B on COCO, 1x."""
 
-_base_ = [
-    "../../_base_/models/retinanet.py",
-    "mmdet::_base_/datasets/coco_detection.py",
-    "../../_base_/schedules/coco_1x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "retinanet_mala_t_fpn_1x_coco.py"
 
 model = dict(
-    backbone=dict(
-        model_name="mala_b", drop_path_rate=0.4, init_cfg=dict(type="Pretrained", checkpoint="checkpoints/mala_b.pth")
-    ),
+    backbone=dict(model_name="mala_b", drop_path_rate=0.4, init_cfg=dict(checkpoint="checkpoints/mala_b.pth")),
     neck=dict(in_channels=[192, 384, 512]),
 )
-optim_wrapper = dict(optimizer=dict(lr=0.0004, weight_decay=0.0001), paramwise_cfg=None)
-sync_bn = "torch"

@@ -1,17 +1,8 @@
 """RetinaNet with MAViT-S on COCO, 1x."""
 
-_base_ = [
-    "../../_base_/models/retinanet.py",
-    "mmdet::_base_/datasets/coco_detection.py",
-    "../../_base_/schedules/coco_1x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "retinanet_mala_t_fpn_1x_coco.py"
 
 model = dict(
-    backbone=dict(
-        model_name="mala_s", drop_path_rate=0.15, init_cfg=dict(type="Pretrained", checkpoint="checkpoints/mala_s.pth")
-    ),
+    backbone=dict(model_name="mala_s", drop_path_rate=0.15, init_cfg=dict(checkpoint="checkpoints/mala_s.pth")),
     neck=dict(in_channels=[128, 320, 512]),
 )
-optim_wrapper = dict(optimizer=dict(lr=0.0004, weight_decay=0.0001), paramwise_cfg=None)
-sync_bn = "torch"

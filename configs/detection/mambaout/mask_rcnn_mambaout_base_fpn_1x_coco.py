@@ -3,18 +3,11 @@
 The paper does not tell the drop path here: the one of classification. Nor weight decay: Swin's.
 """
 
-_base_ = [
-    "../../_base_/models/mask_rcnn.py",
-    "mmdet::_base_/datasets/coco_instance.py",
-    "../../_base_/schedules/coco_1x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "mask_rcnn_mambaout_tiny_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(
-        model_name="mambaout_base",
-        drop_path_rate=0.6,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/mambaout_base.pth"),
+        model_name="mambaout_base", drop_path_rate=0.6, init_cfg=dict(checkpoint="checkpoints/mambaout_base.pth")
     ),
     neck=dict(in_channels=[128, 256, 512, 768]),
 )

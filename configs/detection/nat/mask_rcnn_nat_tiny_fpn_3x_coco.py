@@ -1,17 +1,5 @@
 """Mask R-CNN with NAT-Tiny on COCO, 3x: 47.7 box AP, 42.6 mask AP in the paper."""
 
-_base_ = [
-    "../../_base_/models/mask_rcnn.py",
-    "../../_base_/datasets/coco_instance_multiscale.py",
-    "../../_base_/schedules/coco_3x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "mask_rcnn_nat_mini_fpn_3x_coco.py"
 
-model = dict(
-    backbone=dict(
-        model_name="nat_tiny",
-        drop_path_rate=0.2,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/nat_tiny.pth"),
-    ),
-    neck=dict(in_channels=[64, 128, 256, 512]),
-)
+model = dict(backbone=dict(model_name="nat_tiny", init_cfg=dict(checkpoint="checkpoints/nat_tiny.pth")))

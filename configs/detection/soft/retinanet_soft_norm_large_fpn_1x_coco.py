@@ -3,18 +3,6 @@
 The paper does not tell its optimiser: ours is Swin's, drop path as in classification.
 """
 
-_base_ = [
-    "../../_base_/models/retinanet.py",
-    "mmdet::_base_/datasets/coco_detection.py",
-    "../../_base_/schedules/coco_1x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "retinanet_soft_norm_tiny_fpn_1x_coco.py"
 
-model = dict(
-    backbone=dict(
-        model_name="soft_norm_large",
-        drop_path_rate=0.1,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/soft_norm_large.pth"),
-    ),
-    neck=dict(in_channels=[128, 320, 512]),
-)
+model = dict(backbone=dict(model_name="soft_norm_large", init_cfg=dict(checkpoint="checkpoints/soft_norm_large.pth")))

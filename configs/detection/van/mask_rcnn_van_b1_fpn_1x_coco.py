@@ -3,20 +3,9 @@
 The paper gives no recipe for detection: ours is Swin's, with the drop path of VAN's Semantic FPN.
 """
 
-_base_ = [
-    "../../_base_/models/mask_rcnn.py",
-    "mmdet::_base_/datasets/coco_instance.py",
-    "../../_base_/schedules/coco_1x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "mask_rcnn_van_b0_fpn_1x_coco.py"
 
 model = dict(
-    backbone=dict(
-        model_name="van_b1",
-        drop_path_rate=0.2,
-        norm_eps=1e-05,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/van_b1.pth"),
-    ),
+    backbone=dict(model_name="van_b1", init_cfg=dict(checkpoint="checkpoints/van_b1.pth")),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
-sync_bn = "torch"

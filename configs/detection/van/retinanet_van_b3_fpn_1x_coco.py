@@ -3,20 +3,9 @@
 The paper gives no recipe for detection: ours is Swin's, with the drop path of VAN's Semantic FPN.
 """
 
-_base_ = [
-    "../../_base_/models/retinanet.py",
-    "mmdet::_base_/datasets/coco_detection.py",
-    "../../_base_/schedules/coco_1x.py",
-    "../../_base_/runtime/mmdet.py",
-]
+_base_ = "retinanet_van_b0_fpn_1x_coco.py"
 
 model = dict(
-    backbone=dict(
-        model_name="van_b3",
-        drop_path_rate=0.3,
-        norm_eps=1e-05,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/van_b3.pth"),
-    ),
+    backbone=dict(model_name="van_b3", drop_path_rate=0.3, init_cfg=dict(checkpoint="checkpoints/van_b3.pth")),
     neck=dict(in_channels=[128, 320, 512]),
 )
-sync_bn = "torch"

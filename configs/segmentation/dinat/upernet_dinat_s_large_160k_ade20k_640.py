@@ -3,21 +3,6 @@
 Starts from ImageNet-22k weights at 224x224, our choice.
 """
 
-_base_ = [
-    "../../_base_/models/upernet.py",
-    "../../_base_/datasets/ade20k_640.py",
-    "../../_base_/schedules/ade20k_160k.py",
-    "../../_base_/runtime/mmseg.py",
-]
+_base_ = "upernet_dinat_large_160k_ade20k_640.py"
 
-model = dict(
-    data_preprocessor=dict(size=[640, 640]),
-    backbone=dict(
-        model_name="dinat_s_large",
-        drop_path_rate=0.3,
-        dilations="ade640",
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/dinat_s_large_21k.pth"),
-    ),
-    decode_head=dict(in_channels=[192, 384, 768, 1536]),
-    auxiliary_head=dict(in_channels=768),
-)
+model = dict(backbone=dict(model_name="dinat_s_large", init_cfg=dict(checkpoint="checkpoints/dinat_s_large_21k.pth")))

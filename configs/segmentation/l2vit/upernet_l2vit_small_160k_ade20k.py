@@ -1,19 +1,5 @@
 """UPerNet with L2ViT-Small on ADE20K, 160k."""
 
-_base_ = [
-    "../../_base_/models/upernet.py",
-    "../../_base_/datasets/ade20k.py",
-    "../../_base_/schedules/ade20k_160k.py",
-    "../../_base_/runtime/mmseg.py",
-]
+_base_ = "upernet_l2vit_tiny_160k_ade20k.py"
 
-model = dict(
-    backbone=dict(
-        model_name="l2vit_small",
-        drop_path_rate=0.3,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/l2vit_small.pth"),
-    ),
-    decode_head=dict(norm_cfg=dict(type="BN", requires_grad=True), in_channels=[96, 192, 384, 768]),
-    auxiliary_head=dict(norm_cfg=dict(type="BN", requires_grad=True), in_channels=384),
-)
-optim_wrapper = dict(paramwise_cfg=None)
+model = dict(backbone=dict(model_name="l2vit_small", init_cfg=dict(checkpoint="checkpoints/l2vit_small.pth")))

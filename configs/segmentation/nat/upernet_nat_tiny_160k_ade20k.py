@@ -1,18 +1,7 @@
 """UPerNet with NAT-Tiny on ADE20K, 160k: 47.1 mIoU, 48.4 over several scales in the paper."""
 
-_base_ = [
-    "../../_base_/models/upernet.py",
-    "../../_base_/datasets/ade20k.py",
-    "../../_base_/schedules/ade20k_160k.py",
-    "../../_base_/runtime/mmseg.py",
-]
+_base_ = "upernet_nat_mini_160k_ade20k.py"
 
 model = dict(
-    backbone=dict(
-        model_name="nat_tiny",
-        drop_path_rate=0.3,
-        init_cfg=dict(type="Pretrained", checkpoint="checkpoints/nat_tiny.pth"),
-    ),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
-    auxiliary_head=dict(in_channels=256),
+    backbone=dict(model_name="nat_tiny", drop_path_rate=0.3, init_cfg=dict(checkpoint="checkpoints/nat_tiny.pth"))
 )
