@@ -1,7 +1,7 @@
 """UPerNet in small: 32 channels, no auxiliary head, a Dice loss per class because digits fill few pixels.
 
-The classifier starts as torch makes it. With weights as small as mmsegmentation's (a standard deviation of 0.01) the loss
-had not left its first plateau, digits found but not told apart, after 1200 steps; so it does after 700.
+The classifier starts as torch makes it: the loss leaves its first plateau, digits found but not told apart, after 700
+steps. With weights as small as mmsegmentation's (a standard deviation of 0.01) it was still there after 1200.
 """
 
 _base_ = "upernet.py"
