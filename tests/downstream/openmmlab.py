@@ -75,7 +75,8 @@ def shrink(model, variant):
                 _replace(model[key], {"in_channels": _SIZES["out_channels"]})
     else:
         model.decode_head.in_channels = channels
-        model.auxiliary_head.in_channels = channels[model.auxiliary_head.in_index]
+        if model.get("auxiliary_head") is not None:
+            model.auxiliary_head.in_channels = channels[model.auxiliary_head.in_index]
     if "size" in model.data_preprocessor:
         model.data_preprocessor.size = (SIZE, SIZE)
     return model
