@@ -1,6 +1,7 @@
 """`train.py` and `test.py` with mmdetection's and mmsegmentation's configs: runs, resumes, bad data."""
 
 import json
+import re
 import os
 import subprocess
 import sys
@@ -80,7 +81,9 @@ def test_segmenter_trains_in_half_precision(digits, tmp_path):
 def test_dry_run(digits, tmp_path, capsys):
     result = dry_run(small(SEGMENTER, digits, tmp_path))
     assert result["loss"] > 0
-    assert "parameters in 1 groups" in capsys.readouterr().out
+    counts = re.search(r"^([\d,]+) parameters in (\d+) groups$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert int(counts[1].replace(",", "")) == result["parameters"]
+    assert int(counts[2]) > 1  # norms and biases decay otherwise
     assert not list(tmp_path.rglob("*.pth"))
 
 
