@@ -1,8 +1,8 @@
 """`train.py` and `test.py` with mmdetection's and mmsegmentation's configs: runs, resumes, bad data."""
 
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 
