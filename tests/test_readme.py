@@ -33,7 +33,7 @@ ONE_EPOCH = "--cfg-options train_cfg.max_epochs=1 'param_scheduler=[]'"
 # What a snippet measures in earnest, the test measures in passing.
 SMALLER = {
     "data/digits_coco\n": "data/digits_coco --train 8 --val 2\n",
-    "--train 3000": "--train 8 --val 2",
+    "--train 7200": "--train 8 --val 2",
     "_torchvision.py\npython tools/predict": f"_torchvision.py {ONE_EPOCH}\npython tools/predict",
     "_smp.py\npython tools/predict": f"_smp.py {ONE_EPOCH}\npython tools/predict",
     "export.py van_b0 --checkpoint van_b0.pth": "export.py van_test --out-indices 0 --img-size 32",

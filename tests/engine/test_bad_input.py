@@ -194,6 +194,7 @@ CASES = {
         ValueError, "stage must be in -4..3"),
     "unknown dtype": (lambda d: benchmark_model("dinat_test", dtype="int8"), ValueError, "dtype must be one of"),
     "no batch": (lambda d: benchmark_model("dinat_test", batch_size=0), ValueError, "must be positive"),
+    "unknown way": (lambda d: benchmark_model("dinat_test", how="fast"), ValueError, "how must be one of"),
 }  # fmt: skip
 
 

@@ -19,8 +19,9 @@ from visionattn.engine.devices import device_name, resolve_device
 from visionattn.engine.turns import turn
 from visionattn.utils.flops import count_macs
 
-__all__ = ["benchmark_model", "peak_memory", "release", "time_median"]
+__all__ = ["HOW", "benchmark_model", "peak_memory", "release", "time_median"]
 
+HOW = ("eager", "compiled", "cuda-graphs")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -95,7 +96,7 @@ def benchmark_model(
     batch_size: int = 32,
     img_size: Optional[int] = None,
     training: bool = False,
-    compiled: bool = False,
+    how: str = "eager",
     channels_last: bool = False,
     seconds: float = 2.0,
     latency: bool = True,
@@ -109,23 +110,26 @@ def benchmark_model(
         dtype: "float32", or "bfloat16" or "float16" through autocast.
         batch_size: Images per step for throughput and memory.
         img_size: Height and width; the model's own by default.
-        training: A training step (forward, loss, backward, AdamW) instead of a forward pass.
-        compiled: Through `torch.compile`.
+        training: A training step (forward, loss, backward, fused AdamW) instead of a forward pass.
+        how: "eager", "compiled" by `torch.compile`, or "cuda-graphs": compiled in its mode "reduce-overhead", which
+            spares the CPU the launches.
         channels_last: Weights and images in channels-last memory format.
         seconds: Time for each median.
         latency: Also time a forward pass of a single image; a compiled model is compiled once more for it.
         model_args: Further arguments of the model.
 
     Returns:
-        `label, model, mode, img_size, batch_size, device, dtype, params_m` (millions), `gmacs` (None if it can't be
-        counted), `images_per_s, latency_ms` (None in training, or not asked for), `memory_mib`, and `error` (None or
-        "out of memory").
+        `model, mode, how, img_size, batch_size, device, dtype, params_m` (millions), `gmacs` (None if it can't be
+        counted), `images_per_s, latency_ms` (None in training, or not asked for), `memory_mib` (None for CUDA graphs,
+        which keep theirs from call to call), and `error` (None or "out of memory").
 
     Raises:
         ValueError: an unknown model, device or dtype, or a number out of range.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if how not in HOW:
+        raise ValueError(f"how must be one of {', '.join(HOW)}, got {how!r}")
     if batch_size < 1 or seconds <= 0:
         raise ValueError(f"batch_size and seconds must be positive, got {batch_size} and {seconds}")
     target = resolve_device(device)
@@ -134,11 +138,10 @@ def benchmark_model(
     if img_size is not None and takes_img_size(name):
         extra["img_size"] = img_size
     net = create_net(name, **extra)
-    mode = f"{'training' if training else 'forward'}{', compiled' if compiled else ''}"
     row = {
-        "label": f"{name} ({mode})",
         "model": name,
-        "mode": mode,
+        "mode": "training" if training else "forward",
+        "how": how,
         "img_size": size,
         "batch_size": batch_size,
         "device": device_name(target),
@@ -156,7 +159,7 @@ def benchmark_model(
     images = torch.randn(batch_size, 3, size, size, device=target)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    _measure(row, net, images, DTYPES[dtype], training, compiled, seconds, latency and not training)
+    _measure(row, net, images, DTYPES[dtype], training, seconds, latency and not training)
     del net, images
     release(target)
     return row
@@ -168,16 +171,16 @@ def _measure(
     images: Tensor,
     dtype: torch.dtype,
     training: bool,
-    compiled: bool,
     seconds: float,
     latency: bool,
 ) -> None:
     """Fills in what is measured."""
     device = images.device
     try:
-        step = (training_step if training else forward_step)(net, images, dtype, compiled)
+        step = (training_step if training else forward_step)(net, images, dtype, row["how"])
         row["images_per_s"] = len(images) / time_median(lambda: step(images), device, seconds)
-        row["memory_mib"] = peak_memory(lambda: step(images), device)
+        if row["how"] != "cuda-graphs":
+            row["memory_mib"] = peak_memory(lambda: step(images), device)
         if latency:
             row["latency_ms"] = 1000 * time_median(lambda: step(images[:1]), device, seconds)
     except torch.OutOfMemoryError:
@@ -192,9 +195,15 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def forward_step(net: nn.Module, images: Tensor, dtype: torch.dtype, compiled: bool) -> Callable[[Tensor], Any]:
+def _compile(net: nn.Module, how: str) -> Callable[[Tensor], Any]:
+    if how == "eager":
+        return net
+    return torch.compile(net, mode="reduce-overhead" if how == "cuda-graphs" else None)
+
+
+def forward_step(net: nn.Module, images: Tensor, dtype: torch.dtype, how: str) -> Callable[[Tensor], Any]:
     net.eval()
-    run = torch.compile(net) if compiled else net
+    run = _compile(net, how)
 
     @torch.inference_mode()
     def step(batch: Tensor) -> Tensor:
@@ -204,10 +213,10 @@ def forward_step(net: nn.Module, images: Tensor, dtype: torch.dtype, compiled: b
     return step
 
 
-def training_step(net: nn.Module, images: Tensor, dtype: torch.dtype, compiled: bool) -> Callable[[Tensor], Any]:
+def training_step(net: nn.Module, images: Tensor, dtype: torch.dtype, how: str) -> Callable[[Tensor], Any]:
     net.train()
-    run = torch.compile(net) if compiled else net
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
+    run = _compile(net, how)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5, fused=True)  # one launch, not hundreds of tensors in turn
     labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     def step(batch: Tensor) -> None:

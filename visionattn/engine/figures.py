@@ -8,12 +8,12 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from visionattn.engine.checkpoint import atomic_write
 
-__all__ = ["draw_bars", "draw_confusion_matrix", "draw_curves", "draw_over_floor", "draw_predictions"]
+__all__ = ["draw_bars", "draw_confusion_matrix", "draw_curves", "draw_models", "draw_over_floor", "draw_predictions"]
 
 BLUE, ORANGE, GREEN, GREY = "#2563a8", "#d97706", "#2f855a", "#8a8f98"
 # Validation scores that curves show, what matters most first.
@@ -75,6 +75,7 @@ def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]
     loss.legend(frameon=False)
 
     names = [name for name in SCORES if any(f"val_{name}" in row for row in val)]
+    title = "validation, %"
     for name, color in zip(names, (ORANGE, GREY, BLUE, GREEN)):
         rows = [row for row in val if f"val_{name}" in row]
         positions, values = [row["iter"] / per_epoch for row in rows], [row[f"val_{name}"] for row in rows]
@@ -82,12 +83,10 @@ def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]
         if name == names[0]:
             x, y = max(zip(positions, values), key=lambda point: point[1])
             accuracy.plot([x], [y], "o", color=color)
-            accuracy.annotate(
-                f"best {y:.2f} %", (x, y), (4, -8), textcoords="offset points", ha="right", va="top", color=color
-            )
-    if names:
-        accuracy.legend(frameon=False, loc="lower right")
-    accuracy.set_title("validation, %", loc="left", fontsize=11)
+            title = f"validation, best {y:.2f} %"
+    if names:  # below, where no line is
+        accuracy.legend(frameon=False, fontsize=8, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    accuracy.set_title(title, loc="left", fontsize=11)
 
     rate.plot(epochs, [row["lr"] for row in train], color=GREEN)
     rate.set_title("learning rate", loc="left", fontsize=11)
@@ -209,31 +208,71 @@ def show_guesses(axes: Any, guesses: Sequence[Any]) -> None:
 
 
 def draw_bars(
-    rows: List[Dict[str, Any]], columns: Dict[str, str], path: Union[str, os.PathLike], title: str = ""
+    rows: List[Dict[str, Any]],
+    columns: Dict[str, str],
+    path: Union[str, os.PathLike],
+    title: str = "",
+    series: Optional[str] = None,
 ) -> None:
-    """Draws one bar chart per measured quantity, all with the same rows.
+    """Draws one bar chart per measured quantity, all with the same labels.
 
     Args:
         rows: Dicts with `label` and the quantities; a missing one leaves a gap.
         columns: Quantity to axis title.
         path: PNG to write.
         title: Line above everything.
+        series: Key of what tells the rows of one label apart: a bar each, in colors that a legend names.
     """
-    figure = new_figure(2.2 + 3.0 * len(columns), 1.2 + 0.36 * len(rows))
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    kinds = list(dict.fromkeys(row[series] for row in rows)) if series else [None]
+    height = 0.72 / len(kinds)
+    figure = new_figure(2.2 + 3.0 * len(columns), 1.2 + (0.2 + 0.17 * len(kinds)) * len(labels))
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     charts = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axes, (key, label) in zip(charts, columns.items()):
-        values = [row.get(key) or 0.0 for row in rows]
-        bars = axes.barh(range(len(rows)), values, color=BLUE, height=0.65)
-        labels = ["" if row.get(key) is None else f"{row[key]:,.{1 if row[key] < 100 else 0}f}" for row in rows]
-        axes.bar_label(bars, labels, padding=3, fontsize=8)
+        for place, (kind, color) in enumerate(zip(kinds, (BLUE, ORANGE, GREEN, GREY))):
+            shown = [row for row in rows if (not series or row[series] == kind) and row.get(key) is not None]
+            values = [row[key] for row in shown]
+            places = [labels.index(row["label"]) + (place - (len(kinds) - 1) / 2) * height for row in shown]
+            bars = axes.barh(places, values, color=color, height=0.9 * height, label=kind)
+            axes.bar_label(
+                bars, [f"{x:,.{1 if x < 100 else 0}f}" for x in values], padding=3, fontsize=8 if not series else 6
+            )
         axes.set_title(label, loc="left", fontsize=9)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.set_xticks([])
-        axes.set_xlim(0, 1.2 * max([*values, 1e-9]))
-    charts[0].set_yticks(range(len(rows)), [row["label"] for row in rows], fontsize=8)
-    charts[0].invert_yaxis()
+        axes.set_xlim(0, 1.2 * max([1e-9, *(row[key] for row in rows if row.get(key) is not None)]))
+    charts[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    charts[0].set_ylim(len(labels) - 0.4, -0.6)
+    if len(kinds) > 1:
+        figure.legend(
+            *charts[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=len(kinds),
+            frameon=False,
+            fontsize=8,
+        )
     save_figure(figure, path)
+
+
+def draw_models(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike], title: str = "") -> None:
+    """Draws throughput, latency and memory of models, forward and training, eager and compiled.
+
+    Args:
+        rows: Of `visionattn.engine.benchmark.benchmark_model`.
+        path: PNG to write.
+        title: Line above everything.
+    """
+    names = {"images_per_s": "images/s", "latency_ms": "latency, ms", "memory_mib": "memory, MiB"}
+    measured = [
+        (f"{row['mode']}: {names[key]}", {"label": row["model"], "how": row["how"], "value": row[key]})
+        for row in rows
+        for key in names
+        if row[key] is not None
+    ]
+    columns = {column: column for column, _ in measured}
+    bars = [{**row, column: row["value"]} for column, row in measured]
+    draw_bars(bars, columns, path, title, series="how")
 
 
 def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]) -> None:
@@ -255,6 +294,7 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
         "sdpa": ("^", GREY),
         "compiled": ("s", GREEN),
         "plain": ("^", GREY),
+        "grouped": ("^", GREY),
         "reference": ("v", "#9f1239"),
     }
     labels = {
@@ -262,6 +302,7 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
         "sdpa": "SDPA, dense",
         "compiled": "plain PyTorch, compiled",
         "plain": "plain PyTorch",
+        "grouped": "grouped convolution",
         "natten": "NATTEN 0.21.7 (H200)",
     }
     for axes, (key, panel) in zip(grid.flat, panels.items()):
@@ -282,11 +323,15 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
             axes.scatter(*zip(*goals), marker="|", s=160, color="black", label="goal", zorder=4)
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(range(len(cases)), cases, fontsize=8)
         axes.set_title(", ".join(key), loc="left", fontsize=10)
         axes.set_xlabel("time over floor")
-        axes.legend(frameon=False, fontsize=8)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
+    drawn = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=8)
     grid[0, 0].invert_yaxis()
     save_figure(figure, path)

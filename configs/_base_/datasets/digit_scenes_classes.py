@@ -1,5 +1,5 @@
 """Digits on photographs as classes, one to three in 96 pixels:
-`python tools/make_digits_coco.py data/digits_coco_96 --size 96 --digits 1 3 --scale 0.45 0.75 --train 3000` makes them.
+`python tools/make_digits_coco.py data/digits_coco_96 --size 96 --digits 1 3 --scale 0.45 0.75 --train 7200` makes them.
 
 No augmentation: colours, places and photographs vary enough by themselves.
 """

@@ -1,6 +1,6 @@
-"""4500 steps from scratch."""
+"""3600 steps from scratch."""
 
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=4500, val_interval=1500)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=3600, val_interval=1200)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
@@ -11,10 +11,10 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=50, end=4500, T_max=4450),
+    dict(type="CosineAnnealingLR", eta_min=1e-5, by_epoch=False, begin=50, end=3600, T_max=3550),
 ]
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1500, max_keep_ckpts=1),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1200, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)
