@@ -5,14 +5,13 @@ import itertools
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from visionattn.engine.benchmark import HOW, benchmark_model
 from visionattn.engine.benchmark_report import write_report
 from visionattn.engine.cli import run_tool
 from visionattn.engine.figures import draw_models
+from visionattn.engine.tables import measured_table, wide_console
 from visionattn.engine.turns import in_turns
 
 COLUMNS = {
@@ -54,9 +53,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140  # in a file there is room
+    console = wide_console()
     # Alike next to each other: processes that prepare side by side are ready at about the same time.
     settings = list(itertools.product(args.compile, args.mode, args.models))
     calls = [
@@ -80,13 +77,7 @@ def main() -> None:
         rows = sorted((found[i] for i in sorted(found)), key=lambda row: args.models.index(row["model"]))
         if args.out:
             write_report(args.out / "benchmark.json", rows)
-    table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
-    for row in rows:
-        cells = [
-            f"{row[k]:,.{DECIMALS.get(k, 1)}f}" if isinstance(row[k], float) else str(row[k] or "") for k in COLUMNS
-        ]
-        table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
-    console.print(table)
+    console.print(measured_table(rows, COLUMNS, DECIMALS))
     if args.out:
         title = f"{rows[0]['device']}, {args.dtype}, batch {args.batch_size}"
         draw_models(rows, args.out / "benchmark.png", title)

@@ -5,14 +5,13 @@ import itertools
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from visionattn.engine.benchmark_dense import TASKS, benchmark_step
 from visionattn.engine.benchmark_report import write_report
 from visionattn.engine.cli import run_tool
 from visionattn.engine.figures import draw_bars
+from visionattn.engine.tables import measured_table, wide_console
 
 COLUMNS = {
     "task": "task",
@@ -40,20 +39,14 @@ def main() -> None:
     args = parser.parse_args()
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    console = Console()
-    if not console.is_terminal:
-        console.width = 140  # in a file there is room
+    console = wide_console()
     settings = list(itertools.product(args.task, args.models))
     rows = []
     for task, name in track(settings, "measuring", console=console):
         rows.append(benchmark_step(task, name, device, args.dtype, args.batch_size, args.size, args.seconds))
         if args.out:
             write_report(args.out / "benchmark_dense.json", rows)
-    table = Table(*COLUMNS.values(), title=f"{rows[0]['device']}, {args.dtype}, medians")
-    for row in rows:
-        cells = [f"{row[k]:,.1f}" if isinstance(row[k], float) else str(row[k] or "") for k in COLUMNS]
-        table.add_row(*cells[:-3], row["error"], "", "") if row["error"] else table.add_row(*cells)
-    console.print(table)
+    console.print(measured_table(rows, COLUMNS))
     if args.out:
         shown = {key: COLUMNS[key] for key in ("step_ms", "images_per_s", "memory_mib")}
         draw_bars(rows, shown, args.out / "benchmark_dense.png", f"Training, {rows[0]['device']}, {args.dtype}")

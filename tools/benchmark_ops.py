@@ -28,7 +28,6 @@ def main() -> None:
     args = parser.parse_args()
 
     import torch
-    from rich.console import Console
     from rich.progress import track
     from rich.table import Table
 
@@ -36,6 +35,7 @@ def main() -> None:
     from visionattn.engine.benchmark_report import write_report
     from visionattn.engine.devices import device_name, resolve_device
     from visionattn.engine.figures import draw_over_floor
+    from visionattn.engine.tables import wide_console
     from visionattn.engine.turns import in_turns
 
     device = resolve_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -44,7 +44,7 @@ def main() -> None:
         raise ValueError(f"no case of suite {args.suite} contains {args.cases!r}")
     if args.no_rpb:
         cases = [replace(case, rpb=False) if hasattr(case, "rpb") else case for case in cases]
-    console = Console(width=None if Console().is_terminal else 150)
+    console = wide_console()
     rows = []
     devices = {}
     for threads in args.threads or [torch.get_num_threads()]:
@@ -61,16 +61,18 @@ def main() -> None:
             )
             earlier = list(rows)
             passes = [mode == "training" for mode in args.mode]
+            # By contestant: those that take about as long to prepare wait little for one another.
             calls = [
                 (case, floor, device, dtype, [contestant], passes, args.seconds)
-                for case in cases
                 for contestant in args.contestants
+                for case in cases
             ]
             found = {}
             steps = in_turns(measure_case, calls, args.jobs)
             for position, measured in track(steps, "measuring", len(calls), console=console):
                 found[position] = [{"device": name, "dtype": dtype, **row} for row in measured]
-                rows = [*earlier, *(row for i in sorted(found) for row in found[i])]
+                by_case = sorted(found, key=lambda i: (i % len(cases), i))
+                rows = [*earlier, *(row for i in by_case for row in found[i])]
                 if args.out:
                     write_report(args.out / "benchmark_ops.json", rows, devices=devices)
             for row in rows[len(earlier) :]:

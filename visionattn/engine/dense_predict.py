@@ -116,8 +116,9 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 def print_summary(rows: Sequence[Dict[str, Any]], most: int = 5) -> None:
     """Prints what `predict_files` found as a table on the terminal."""
-    from rich.console import Console
     from rich.table import Table
+
+    from visionattn.engine.tables import wide_console
 
     table = Table("image", "found")
     for row in rows:
@@ -125,7 +126,4 @@ def print_summary(rows: Sequence[Dict[str, Any]], most: int = 5) -> None:
         shown = [f"{name}: {value:g}{'' if isinstance(value, int) else ' %'}" for name, value in counts[:most]]
         text = ", ".join(shown) + (", ..." if len(counts) > most else "")
         table.add_row(Path(row["path"]).name, f"[red]{row['error']}[/red]" if row["error"] else text or "nothing")
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # in a file there is room
-    console.print(table)
+    wide_console().print(table)

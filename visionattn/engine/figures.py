@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Union
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,6 +47,12 @@ def plain_axes(axes: Any) -> Any:
     axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     return axes
+
+
+def legend_below(figure: Figure, charts: Iterable[Any]) -> None:
+    """One legend for all charts of a figure, below them."""
+    drawn = {label: handle for axes in charts for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=8)
 
 
 def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]) -> None:
@@ -232,6 +238,8 @@ def draw_bars(
     for axes, (key, label) in zip(charts, columns.items()):
         for place, (kind, color) in enumerate(zip(kinds, (BLUE, ORANGE, GREEN, GREY))):
             shown = [row for row in rows if (not series or row[series] == kind) and row.get(key) is not None]
+            if not shown:
+                continue
             values = [row[key] for row in shown]
             places = [labels.index(row["label"]) + (place - (len(kinds) - 1) / 2) * height for row in shown]
             bars = axes.barh(places, values, color=color, height=0.9 * height, label=kind)
@@ -245,13 +253,7 @@ def draw_bars(
     charts[0].set_yticks(range(len(labels)), labels, fontsize=8)
     charts[0].set_ylim(len(labels) - 0.4, -0.6)
     if len(kinds) > 1:
-        figure.legend(
-            *charts[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=len(kinds),
-            frameon=False,
-            fontsize=8,
-        )
+        legend_below(figure, charts)
     save_figure(figure, path)
 
 
@@ -260,7 +262,7 @@ def draw_models(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike], t
 
     Args:
         rows: Of `visionattn.engine.benchmark.benchmark_model`.
-        path: PNG to write.
+        path: PNG to write; nothing is written where nothing was measured.
         title: Line above everything.
     """
     names = {"images_per_s": "images/s", "latency_ms": "latency, ms", "memory_mib": "memory, MiB"}
@@ -272,7 +274,8 @@ def draw_models(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike], t
     ]
     columns = {column: column for column, _ in measured}
     bars = [{**row, column: row["value"]} for column, row in measured]
-    draw_bars(bars, columns, path, title, series="how")
+    if bars:
+        draw_bars(bars, columns, path, title, series="how")
 
 
 def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]) -> None:
@@ -331,7 +334,5 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
         axes.set_xlabel("time over floor")
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    drawn = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=8)
-    grid[0, 0].invert_yaxis()
+    legend_below(figure, grid.flat)
     save_figure(figure, path)

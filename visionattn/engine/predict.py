@@ -136,8 +136,9 @@ def class_names(net: nn.Module, known: Optional[Sequence[str]]) -> Tuple[str, ..
 
 def print_table(results: Sequence[Dict[str, Any]]) -> None:
     """Prints a `Predictor`'s results as a table on the terminal."""
-    from rich.console import Console
     from rich.table import Column, Table
+
+    from visionattn.engine.tables import wide_console
 
     guesses = max((len(result["guesses"]) for result in results), default=0)
     table = Table(Column("image", overflow="fold"), *(f"top {i + 1}" for i in range(guesses)))
@@ -149,10 +150,7 @@ def print_table(results: Sequence[Dict[str, Any]]) -> None:
             table.add_row(name, f"[red]{result['error']}[/red]", *[""] * max(0, guesses - 1))
         else:
             table.add_row(name, *(f"{label} {value:.1%}" for label, value in result["guesses"]))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # in a file there is room
-    console.print(table)
+    wide_console().print(table)
 
 
 def write_results(results: Sequence[Dict[str, Any]], folder: Path, max_drawn: int = 24) -> None:
