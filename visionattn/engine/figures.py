@@ -52,7 +52,8 @@ def plain_axes(axes: Any) -> Any:
 def legend_below(figure: Figure, charts: Iterable[Any]) -> None:
     """One legend for all charts of a figure, below them."""
     drawn = {label: handle for axes in charts for handle, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=8)
+    if drawn:
+        figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False, fontsize=8)
 
 
 def draw_curves(history: Sequence[Dict[str, Any]], path: Union[str, os.PathLike]) -> None:
