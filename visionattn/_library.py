@@ -42,12 +42,31 @@ def _load() -> dict[str, str]:
 
 _MISSING = _load()
 _WARNED: set[str] = set()
+MINIMUM_CAPABILITY = (8, 0)
+_TOO_OLD: dict[torch.device, bool] = {}
 HAS_OPERATORS = "cpu" not in _MISSING
 _DTYPES = {
     "cpu": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     "cuda": (torch.float32, torch.float16, torch.bfloat16),
     "meta": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
 }
+
+
+@torch.compiler.assume_constant_result
+def is_too_old(device: torch.device) -> bool:
+    """Whether a CUDA device lacks what our kernels are made of; says so once."""
+    if device not in _TOO_OLD:
+        # Without a GPU there may still be tensors that only pretend to be on one.
+        found = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else MINIMUM_CAPABILITY
+        _TOO_OLD[device] = found < MINIMUM_CAPABILITY
+        if _TOO_OLD[device]:
+            needed, found = (".".join(map(str, version)) for version in (MINIMUM_CAPABILITY, found))
+            warnings.warn(
+                f"visionattn runs its slower PyTorch reference path on {device}: its kernels need a GPU of compute "
+                f"capability {needed}, this one has {found}",
+                stacklevel=4,
+            )
+    return _TOO_OLD[device]
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
@@ -60,7 +79,7 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     library = "cpu" if kind == "meta" else kind
     if library not in _MISSING:
-        return True
+        return kind != "cuda" or not is_too_old(device)
     if library not in _WARNED and "DISABLE_KERNELS" not in _MISSING[library] and not torch.compiler.is_compiling():
         _WARNED.add(library)
         warnings.warn(

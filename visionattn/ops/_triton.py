@@ -20,6 +20,7 @@ from typing import Any, Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
+from visionattn import _library
 from visionattn.ops import _operators
 
 __all__ = ["BACKENDS", "TritonOperator"]
@@ -132,6 +133,8 @@ class TritonOperator:
             reason = "triton is not installed"
         elif x.device.type != "cuda" and not (_INTERPRETED and x.device.type == "cpu" and backend == "triton"):
             reason = f"the tensors are on {x.device.type}, not on a CUDA device"
+        elif x.is_cuda and _library.is_too_old(x.device):
+            reason = f"the kernels need a GPU of compute capability {_library.MINIMUM_CAPABILITY}, {x.device} is older"
         elif x.dtype not in DTYPES:
             reason = f"the kernels take float32, float16 and bfloat16, not {x.dtype}"
         elif self.reasons is not None:
