@@ -52,6 +52,10 @@ _DTYPES = {
 }
 
 
+def version_text(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
 @torch.compiler.assume_constant_result
 def is_too_old(device: torch.device) -> bool:
     """Whether a CUDA device lacks what our kernels are made of; says so once."""
@@ -60,10 +64,9 @@ def is_too_old(device: torch.device) -> bool:
         found = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else MINIMUM_CAPABILITY
         _TOO_OLD[device] = found < MINIMUM_CAPABILITY
         if _TOO_OLD[device]:
-            needed, found = (".".join(map(str, version)) for version in (MINIMUM_CAPABILITY, found))
             warnings.warn(
                 f"visionattn runs its slower PyTorch reference path on {device}: its kernels need a GPU of compute "
-                f"capability {needed}, this one has {found}",
+                f"capability {version_text(MINIMUM_CAPABILITY)}, this one has {version_text(found)}",
                 stacklevel=4,
             )
     return _TOO_OLD[device]

@@ -2,6 +2,7 @@
 
 from PIL import Image
 
+from visionattn.engine import figures
 from visionattn.engine.figures import draw_models, draw_over_floor
 
 
@@ -25,7 +26,9 @@ def test_nothing_measured_draws_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_operators_over_their_floor(tmp_path):
+def test_operators_over_their_floor(tmp_path, monkeypatch):
+    drawn, save = [], figures.save_figure
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: (drawn.append(figure), save(figure, path)))
     case = dict(device="NVIDIA H200", dtype="bfloat16", floor_ms=0.1, goal=2.5)
     rows = [
         dict(**case, **{"pass": mode}, case=name, contestant=contestant, over_floor=over, natten_ms=0.8)
@@ -35,3 +38,4 @@ def test_operators_over_their_floor(tmp_path):
     draw_over_floor(rows, tmp_path / "ops.png")
     with Image.open(tmp_path / "ops.png") as picture:
         assert picture.width > picture.height > 100
+    assert all(axes.yaxis_inverted() for axes in drawn[0].axes)  # the first case on top

@@ -335,5 +335,6 @@ def draw_over_floor(rows: Sequence[Dict[str, Any]], path: Union[str, os.PathLike
         axes.set_xlabel("time over floor")
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
+    grid[0, 0].invert_yaxis()
     legend_below(figure, grid.flat)
     save_figure(figure, path)

@@ -10,11 +10,11 @@ from rich.table import Table
 __all__ = ["measured_table", "wide_console"]
 
 
-def wide_console(width: int = 160) -> Console:
-    """A console that prints `width` characters a line where there is no terminal to fit: a file has room."""
+def wide_console() -> Console:
+    """A console that prints long lines where there is no terminal to fit: a file has room."""
     console = Console()
     if not console.is_terminal:
-        console.width = width
+        console.width = 160
     return console
 
 

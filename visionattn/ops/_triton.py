@@ -134,7 +134,8 @@ class TritonOperator:
         elif x.device.type != "cuda" and not (_INTERPRETED and x.device.type == "cpu" and backend == "triton"):
             reason = f"the tensors are on {x.device.type}, not on a CUDA device"
         elif x.is_cuda and _library.is_too_old(x.device):
-            reason = f"the kernels need a GPU of compute capability {_library.MINIMUM_CAPABILITY}, {x.device} is older"
+            needed = _library.version_text(_library.MINIMUM_CAPABILITY)
+            reason = f"the kernels need a GPU of compute capability {needed}, {x.device} is older"
         elif x.dtype not in DTYPES:
             reason = f"the kernels take float32, float16 and bfloat16, not {x.dtype}"
         elif self.reasons is not None:
